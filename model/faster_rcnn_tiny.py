@@ -1,0 +1,63 @@
+"""Faster R-CNN on a small residual network that learns from nothing in minutes on a CPU: the demo's and the tests'."""
+
+import torch.nn.functional as F
+from torch import nn
+
+from model.faster_rcnn import FasterRCNN
+from model.region_proposal_network import RegionProposalNetwork
+from model.roi_head import RoIHead, fc_layers
+
+
+def conv_bn(in_channels, out_channels, kernel_size, stride=1):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut (He et al. 2016, figure 2)."""
+
+    def __init__(self, in_channels, out_channels, stride=1):
+        super().__init__()
+        self.conv1 = conv_bn(in_channels, out_channels, 3, stride)
+        self.conv2 = conv_bn(out_channels, out_channels, 3)
+        same = stride == 1 and in_channels == out_channels
+        self.shortcut = nn.Identity() if same else conv_bn(in_channels, out_channels, 1, stride)
+
+    def forward(self, x):
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
+
+
+class FasterRCNNTiny(FasterRCNN):
+    """32-64-128 channels to stride 8, and two fully connected layers of 256: 2.4 M parameters.
+
+    The arguments are those of `FasterRCNNVGG16`; the defaults suit pictures of about 200 px.
+    """
+
+    feat_stride = 8
+
+    def __init__(
+        self,
+        n_fg_class=20,
+        ratios=(0.5, 1, 2),
+        anchor_scales=(2, 4, 8),
+        *,
+        use_drop=False,
+        roi="align",
+        rpn_min_size=4,
+        allowed_border=1024,
+        n_sample=64,
+        **others,
+    ):
+        extractor = nn.Sequential(
+            conv_bn(3, 32, 3, stride=2), nn.ReLU(inplace=True),
+            ResidualBlock(32, 64, stride=2), ResidualBlock(64, 128, stride=2), ResidualBlock(128, 128),
+        )  # fmt: skip
+        proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 1000, "n_train_post_nms": 300,
+                     "n_test_pre_nms": 600, "n_test_post_nms": 100}  # fmt: skip
+        rpn = RegionProposalNetwork(
+            128, 128, ratios, anchor_scales, self.feat_stride, ceil_mode=True, proposal_creator_params=proposals
+        )
+        head = RoIHead(fc_layers(128 * 7 * 7, 256, use_drop), 256, n_fg_class + 1, 7, 1 / self.feat_stride, roi)
+        super().__init__(extractor, rpn, head, allowed_border=allowed_border, n_sample=n_sample, **others)

@@ -1,0 +1,89 @@
+"""The region proposal network (Ren et al. 2015, §3.1).
+
+Letters: N images, C channels, (H, W) a feature map, K = H·W cells, A anchors a cell, R proposals.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.utils.anchor_tool import crop_cells, enumerate_shifted_anchor, generate_anchor_base
+from model.utils.creator_tool import ProposalCreator
+
+
+class RegionProposalNetwork(nn.Module):
+    """Scores and moves the anchors of each cell, and proposes regions.
+
+    Args:
+        in_channels, mid_channels: channels of the feature map and of the 3×3 convolution.
+        ratios, anchor_scales: see `generate_anchor_base`; the base size is `feat_stride`.
+        feat_stride: pixels between two cells.
+        ceil_mode: whether the extractor rounds a map's size up (padded convolutions) or down (VGG's pooling).
+        proposal_creator_params: keywords of `ProposalCreator`.
+
+    The channels of the output layers are a contract with stored weights: `score` has anchor·2 + {0: background,
+    1: foreground}, `loc` has anchor·4 + (dy, dx, dh, dw).
+    """
+
+    def __init__(
+        self,
+        in_channels=512,
+        mid_channels=512,
+        ratios=(0.5, 1, 2),
+        anchor_scales=(8, 16, 32),
+        feat_stride=16,
+        ceil_mode=False,
+        proposal_creator_params=None,
+    ):
+        super().__init__()
+        self.ratios = tuple(ratios)
+        self.anchor_scales = tuple(anchor_scales)
+        self.feat_stride = feat_stride
+        self.ceil_mode = ceil_mode
+        anchor_base = generate_anchor_base(feat_stride, ratios, anchor_scales)  # (A, 4)
+        self.register_buffer("anchor_base", anchor_base, persistent=False)  # not in the state dict
+        self.proposal_layer = ProposalCreator(self, **(proposal_creator_params or {}))
+        n_anchor = len(anchor_base)
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 3, padding=1)
+        self.score = nn.Conv2d(mid_channels, n_anchor * 2, 1)
+        self.loc = nn.Conv2d(mid_channels, n_anchor * 4, 1)
+        for layer in (self.conv1, self.score, self.loc):
+            nn.init.normal_(layer.weight, 0, 0.01)
+            nn.init.zeros_(layer.bias)
+
+    def map_size(self, img_size):
+        """(H, W) in cells of the feature map that an image of `img_size` (H, W) pixels has by itself."""
+        rounded = math.ceil if self.ceil_mode else math.floor
+        return tuple(rounded(side / self.feat_stride) for side in img_size)
+
+    def forward(self, x, sizes, scale):
+        """
+        Args:
+            x: (N, C, H, W) feature maps of a padded batch.
+            sizes: N pairs (height, width) in pixels: each prepared image without its padding.
+            scale: N floats, prepared size / original size.
+
+        Returns:
+            rpn_locs (N, K·A, 4): offsets of the anchors.
+            rpn_scores (N, K·A, 2): logits of background and foreground.
+            rois (R, 4): the proposals of all images, each image's best first. No gradient.
+            roi_indices (R,) int64: the image of each proposal.
+            anchor (K·A, 4): the anchors.
+        """
+        n, map_size = len(x), x.shape[2:]
+        anchor = enumerate_shifted_anchor(self.anchor_base, self.feat_stride, *map_size)
+        h = F.relu(self.conv1(x))
+        rpn_locs = self.loc(h).permute(0, 2, 3, 1).reshape(n, -1, 4)  # (N, K·A, 4)
+        rpn_scores = self.score(h).permute(0, 2, 3, 1).reshape(n, -1, 2)  # (N, K·A, 2)
+        foreground = rpn_scores.detach().float().softmax(dim=2)[..., 1]  # (N, K·A)
+
+        rois = []
+        for i in range(n):
+            loc, score, own_anchor = (
+                crop_cells(t, map_size, self.map_size(sizes[i])) for t in (rpn_locs[i].detach(), foreground[i], anchor)
+            )
+            rois.append(self.proposal_layer(loc, score, own_anchor, sizes[i], scale[i]))
+        roi_indices = torch.cat([torch.full((len(roi),), i, device=x.device) for i, roi in enumerate(rois)])
+        return rpn_locs, rpn_scores, torch.cat(rois), roi_indices, anchor

@@ -1,0 +1,62 @@
+"""The second head: from the features in a RoI to a class and a box (Girshick 2015, Fast R-CNN, §2).
+
+Letters: N images, C channels, (H, W) a feature map, R RoIs, L foreground classes.
+"""
+
+from torch import nn
+
+from model.ops.roi_align import roi_align
+from model.ops.roi_pool import roi_pool
+
+ROI_OPS = {"pool": roi_pool, "align": roi_align}
+
+
+def fc_layers(in_features, width, use_drop=False):
+    """Two fully connected layers with ReLU, and dropout after each if asked: VGG16's fc6 and fc7, at any width."""
+    layers = []
+    for size in (in_features, width):
+        layers += [nn.Linear(size, width), nn.ReLU(inplace=True)]
+        if use_drop:
+            layers.append(nn.Dropout())
+    return nn.Sequential(*layers)
+
+
+class RoIHead(nn.Module):
+    """Pools each RoI, runs `classifier` on it, and gives it a score and a box for each class.
+
+    Args:
+        classifier: module from (R, C·roi_size²) to (R, width).
+        width: features that `classifier` returns.
+        n_class: classes with background, L + 1.
+        roi_size: bins a side.
+        spatial_scale: cells of the map a pixel.
+        roi: a name of ROI_OPS.
+    """
+
+    def __init__(self, classifier, width, n_class, roi_size=7, spatial_scale=1 / 16, roi="pool"):
+        super().__init__()
+        self.n_class = n_class
+        self.roi_size = roi_size
+        self.spatial_scale = spatial_scale
+        self.roi = roi
+        self.classifier = classifier
+        self.cls_loc = nn.Linear(width, n_class * 4)
+        self.score = nn.Linear(width, n_class)
+        nn.init.normal_(self.cls_loc.weight, 0, 0.001)
+        nn.init.normal_(self.score.weight, 0, 0.01)
+        nn.init.zeros_(self.cls_loc.bias)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, x, rois, roi_indices):
+        """
+        Args:
+            x: (N, C, H, W) feature maps.
+            rois: (R, 4) boxes (y_min, x_min, y_max, x_max) in pixels of the prepared image; R ≥ 0.
+            roi_indices: (R,) the image of each.
+
+        Returns:
+            roi_cls_locs (R, (L + 1)·4) and roi_scores (R, L + 1); class 0 is background.
+        """
+        pooled = ROI_OPS[self.roi](x, rois, roi_indices, self.roi_size, self.spatial_scale)  # (R, C, size, size)
+        features = self.classifier(pooled.flatten(1))
+        return self.cls_loc(features), self.score(features)

@@ -1,0 +1,57 @@
+"""Anchors: the reference boxes at each cell of a feature map (Ren et al. 2015, §3.1.1).
+
+Letters: A anchors a cell, K = H·W cells of a feature map.
+"""
+
+import numpy as np
+import torch
+
+
+def generate_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16, 32)):
+    """The anchors of the cell at the origin.
+
+    Args:
+        base_size: pixels of a cell's side: the anchors' centre is its middle, and scale 1 is its area.
+        ratios: height / width.
+        anchor_scales: √area in units of `base_size`.
+
+    Returns:
+        (A, 4) float32 boxes (y_min, x_min, y_max, x_max), not rounded; anchor index = ratio · len(scales) + scale.
+    """
+    ratio = np.repeat(np.asarray(ratios, np.float64), len(anchor_scales))  # (A,)
+    side = base_size * np.tile(np.asarray(anchor_scales, np.float64), len(ratios))
+    height, width = side * np.sqrt(ratio), side / np.sqrt(ratio)
+    corners = np.stack([-height, -width, height, width], axis=1) / 2  # (A, 4)
+    return torch.from_numpy((corners + base_size / 2).astype(np.float32))
+
+
+def enumerate_shifted_anchor(anchor_base, feat_stride, height, width):
+    """The anchors of all cells of a (height, width) map whose cells are `feat_stride` pixels apart.
+
+    Returns:
+        (K·A, 4) float32 boxes on the device of `anchor_base`: cells row by row, the A anchors of a cell together.
+    """
+    device = anchor_base.device
+    y = torch.arange(height, device=device, dtype=torch.float32) * feat_stride
+    x = torch.arange(width, device=device, dtype=torch.float32) * feat_stride
+    y, x = torch.meshgrid(y, x, indexing="ij")  # (height, width)
+    shift = torch.stack([y, x, y, x], dim=-1).reshape(-1, 1, 4)  # (K, 1, 4)
+    return (shift + anchor_base).reshape(-1, 4)
+
+
+def crop_cells(x, map_size, own_size):
+    """Rows of `x` that belong to the cells which an image has of its own within a padded batch.
+
+    Args:
+        x: (K·A, ...) one row an anchor, for the map of the padded batch.
+        map_size: (height, width) of that map in cells.
+        own_size: (height, width) of the map that the image alone would have.
+
+    Returns:
+        (K'·A, ...) the rows of the top left `own_size` cells; `x` itself where nothing was padded.
+    """
+    if tuple(map_size) == tuple(own_size):
+        return x
+    (height, width), (own_height, own_width) = map_size, own_size
+    cells = x.reshape(height, width, -1, *x.shape[1:])[:own_height, :own_width]
+    return cells.reshape(-1, *x.shape[1:])

@@ -1,0 +1,139 @@
+"""The detectors by name, and how one is made from options or from a checkpoint."""
+
+from torch import nn
+
+from model.faster_rcnn_mobilenet import FasterRCNNMobileNetV2
+from model.faster_rcnn_tiny import FasterRCNNTiny
+from model.faster_rcnn_vgg16 import FasterRCNNVGG16
+from utils.checkpoint import fit_state_dict, read_checkpoint
+from utils.errors import UserError
+from utils.image_tool import INPUT_MODES
+from utils.label_names import VOC_BBOX_LABEL_NAMES
+
+MODELS = {"vgg16": FasterRCNNVGG16, "mobilenet_v2": FasterRCNNMobileNetV2, "tiny": FasterRCNNTiny}
+
+# Option → keyword of the constructors, for what decides which network it is and how pictures reach it.
+ARCHITECTURE = {
+    "anchor_scales": "anchor_scales",
+    "anchor_ratios": "ratios",
+    "allowed_border": "allowed_border",
+    "rpn_min_size": "rpn_min_size",
+    "roi": "roi",
+    "roi_n_sample": "n_sample",
+    "use_drop": "use_drop",
+    "min_size": "min_size",
+    "max_size": "max_size",
+    "input_mode": "input_mode",
+}
+CLASS_LAYERS = ("head.score.", "head.cls_loc.")  # what depends on the classes
+
+
+def build_model(name, n_fg_class, label_names=None, **options):
+    """A detector with random weights.
+
+    Args:
+        name: a key of MODELS.
+        n_fg_class: foreground classes, L.
+        label_names: their names.
+        options: keys of ARCHITECTURE; None means the model's own default.
+    """
+    if name not in MODELS:
+        raise UserError(f"--model={name}: unknown; choose one of {', '.join(MODELS)}")
+    keywords = {ARCHITECTURE[key]: value for key, value in options.items() if value is not None}
+    return MODELS[name](n_fg_class, label_names=label_names, **keywords)
+
+
+def architecture(model):
+    """The options with which `build_model` makes this network again, as plain values for a checkpoint."""
+    names = {cls: name for name, cls in MODELS.items()}
+    return {
+        "model": names.get(type(model), type(model).__name__),
+        "anchor_scales": list(model.rpn.anchor_scales),
+        "anchor_ratios": list(model.rpn.ratios),
+        "allowed_border": model.allowed_border,
+        "rpn_min_size": model.rpn.proposal_layer.min_size,
+        "roi": model.head.roi,
+        "roi_n_sample": model.n_sample,
+        "use_drop": any(isinstance(module, nn.Dropout) for module in model.head.modules()),
+        "min_size": model.min_size,
+        "max_size": model.max_size,
+        "input_mode": model.input_mode,
+    }
+
+
+def load_model(path, device="cpu", **options):
+    """A ready detector from a checkpoint, in evaluation mode.
+
+    Args:
+        path: a checkpoint of this project or of simple-faster-rcnn, or a bare state dict.
+        device: where it shall run.
+        options: `model` or keys of ARCHITECTURE that override what the file says; None means no override.
+
+    Raises:
+        UserError: not a checkpoint, or one that fits no model.
+    """
+    return model_from_checkpoint(read_checkpoint(path), **options).to(device).eval()
+
+
+def model_from_checkpoint(checkpoint, label_names=None, finetune=False, **options):
+    """The network that `checkpoint` (a `Checkpoint`) describes, with its weights.
+
+    Args:
+        label_names: the classes, in place of those in the file.
+        finetune: the classes are others: all weights are taken but those of the head's last two layers.
+        options: as in `load_model`.
+    """
+    options = {"model": _model_name(checkpoint, options.get("model")), **_stored_options(checkpoint)} | {
+        key: value for key, value in options.items() if value is not None
+    }
+    n_fg_class = len(label_names) if finetune else _n_fg_class(checkpoint)
+    label_names = label_names or stored_label_names(checkpoint)
+    if len(label_names) != n_fg_class:
+        raise UserError(f"{checkpoint.path}: has {n_fg_class} classes, but --label-names names {len(label_names)}")
+    model = build_model(options.pop("model"), n_fg_class, tuple(label_names), **options)
+    state, required = checkpoint.model, None
+    if finetune:
+        state = {name: value for name, value in state.items() if not name.startswith(CLASS_LAYERS)}
+        required = [name for name in model.state_dict() if not name.startswith(CLASS_LAYERS)]
+    fit_state_dict(model, state, checkpoint.path, required)
+    if checkpoint.config.get("frozen_bn"):
+        model.freeze_bn()
+    return model
+
+
+def _model_name(checkpoint, given=None):
+    """Files older than the option `model` hold VGG16 and can be known by its layers."""
+    name = given or checkpoint.config.get("model")
+    if name is None and "extractor.28.weight" in checkpoint.model:
+        return "vgg16"
+    if name is None:
+        raise UserError(f"{checkpoint.path}: does not say which model it is for; name it with --model")
+    if name not in MODELS:
+        raise UserError(f"{checkpoint.path}: made with the model {name!r}, which is not one of {', '.join(MODELS)}")
+    return name
+
+
+def _stored_options(checkpoint):
+    """What the file says of the network and its input; simple-faster-rcnn's files say less, and in other words."""
+    config = checkpoint.config
+    options = {key: config[key] for key in ARCHITECTURE if config.get(key) is not None}
+    if "input_mode" not in options and config.get("caffe_pretrain"):
+        options["input_mode"] = "caffe_legacy"
+    if options.get("input_mode", "torchvision") not in INPUT_MODES:
+        raise UserError(f"{checkpoint.path}: input mode {options['input_mode']!r} is unknown; set --input-mode")
+    return options
+
+
+def _n_fg_class(checkpoint):
+    score = checkpoint.model.get("head.score.weight")
+    if score is None or score.ndim != 2:
+        raise UserError(f"{checkpoint.path}: no head.score.weight, so not a detector of this project; choose another")
+    return len(score) - 1
+
+
+def stored_label_names(checkpoint):
+    """Class names in the file; VOC's for an old file of 20 classes; else numbers."""
+    n_fg_class, names = _n_fg_class(checkpoint), checkpoint.other_info.get("label_names")
+    if names is not None and len(names) == n_fg_class:
+        return tuple(names)
+    return VOC_BBOX_LABEL_NAMES if n_fg_class == 20 else tuple(f"class {i}" for i in range(n_fg_class))

@@ -1,0 +1,274 @@
+"""The training step of Faster R-CNN: targets and the four losses (Ren et al. 2015, equation 1; joint training, §3.2).
+
+Letters: N images, R boxes, S samples, L foreground classes, K·A anchors.
+"""
+
+import time
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchnet.meter import AverageValueMeter, ConfusionMeter
+
+from model.faster_rcnn import batch_geometry
+from model.utils.anchor_tool import crop_cells
+from model.utils.creator_tool import AnchorTargetCreator, ProposalTargetCreator
+from model.zoo import architecture
+from utils.array_tool import tonumpy
+from utils.checkpoint import FORMAT_VERSION, fit_state_dict, read_checkpoint, save_checkpoint
+from utils.config import opt
+from utils.vis_tool import Visualizer
+
+
+class LossTuple(NamedTuple):
+    """The losses of a step, each a 0-dim tensor: the mean over the images of the batch."""
+
+    rpn_loc_loss: torch.Tensor
+    rpn_cls_loss: torch.Tensor
+    roi_loc_loss: torch.Tensor
+    roi_cls_loss: torch.Tensor
+    total_loss: torch.Tensor
+
+
+class FasterRCNNTrainer(nn.Module):
+    """Wraps a `FasterRCNN`: `forward` gives the losses of a batch, `train_step` makes one update.
+
+    Args:
+        faster_rcnn: the model. Its BatchNorm and frozen layers stay as they are.
+        vis: a `Visualizer`; None takes one that does nothing.
+        config: where the learning rate, the sigmas, the seed and what a checkpoint records come from.
+
+    Attributes:
+        optimizer: of the model's parameters that are not frozen.
+        epoch: part of what each image's samples are drawn from, with `config.seed` and the image's index.
+        meters: name of a loss → torchnet's AverageValueMeter.
+        rpn_cm, roi_cm: torchnet's ConfusionMeters, (2, 2) and (L + 1, L + 1): row = target, column = prediction.
+    """
+
+    def __init__(self, faster_rcnn, vis=None, config=opt):
+        super().__init__()
+        self.faster_rcnn = faster_rcnn
+        self.config = config
+        self.vis = vis or Visualizer(enabled=False)
+        self.anchor_target_creator = AnchorTargetCreator(allowed_border=faster_rcnn.allowed_border)
+        self.proposal_target_creator = ProposalTargetCreator(n_sample=faster_rcnn.n_sample)
+        self.optimizer = faster_rcnn.get_optimizer(config.lr, config.weight_decay, config.use_adam)
+        self.epoch = 0
+        self._n_seen = 0
+        self._meters = {name: AverageValueMeter() for name in LossTuple._fields}
+        self._rpn_cm = ConfusionMeter(2)
+        self._roi_cm = ConfusionMeter(faster_rcnn.n_class)
+        self._forget()
+
+    def forward(self, imgs, bboxes, labels, scale, sizes=None, indices=None):
+        """The losses of a batch.
+
+        Args:
+            imgs: (N, 3, H, W) prepared images, padded at the bottom and right.
+            bboxes: N tensors (R, 4) in pixels of the prepared images, R ≥ 0; or one tensor (1, R, 4).
+            labels: N tensors (R,), 0..L−1 without background; or one tensor (1, R).
+            scale: prepared size / original size, a float or N of them.
+            sizes: (N, 2) heights and widths without the padding; None for no padding.
+            indices: N indices in the dataset: an image's samples are drawn from (seed, epoch, index), whatever batch it
+                is in. None counts the images that the trainer has seen.
+
+        Returns:
+            LossTuple.
+        """
+        model, n = self.faster_rcnn, len(imgs)
+        sizes, scale = batch_geometry(imgs, scale, sizes)
+        generators = self._generators(n, imgs.device, indices)
+        bboxes = [bbox.reshape(-1, 4) for bbox in bboxes]
+
+        features = model.extractor(imgs)
+        map_size = tuple(features.shape[2:])
+        rpn_locs, rpn_scores, rois, roi_indices, anchor = model.rpn(features, sizes, scale)
+
+        normalization = model.loc_normalize_mean, model.loc_normalize_std
+        rpn_losses, samples = [], []
+        for i in range(n):
+            own_size = model.rpn.map_size(sizes[i])
+            own_anchor, rpn_loc, rpn_score = (
+                crop_cells(t, map_size, own_size) for t in (anchor, rpn_locs[i], rpn_scores[i])
+            )
+            gt_rpn_loc, gt_rpn_label = self.anchor_target_creator(bboxes[i], own_anchor, sizes[i], generators[i])
+            rpn_losses.append(detection_losses(rpn_loc, rpn_score, gt_rpn_loc, gt_rpn_label, self.config.rpn_sigma))
+            self._count(self._rpn_counts, rpn_score, gt_rpn_label)
+            rois_of_image = rois[roi_indices == i]
+            samples.append(
+                self.proposal_target_creator(rois_of_image, bboxes[i], labels[i], *normalization, generators[i])
+            )
+
+        counts = [len(sample_roi) for sample_roi, _, _ in samples]
+        sample_rois, gt_roi_locs, gt_roi_labels = (torch.cat(column) for column in zip(*samples, strict=True))
+        sample_indices = torch.repeat_interleave(torch.tensor(counts)).to(imgs.device)  # (S,)
+        roi_cls_locs, roi_scores = model.head(features, sample_rois, sample_indices)
+        self._count(self._roi_counts, roi_scores, gt_roi_labels)
+        # Of the boxes that the head gives a RoI, one a class, the true class's one is trained.
+        roi_locs = roi_cls_locs.view(len(sample_rois), -1, 4)  # (S, L + 1, 4)
+        roi_locs = roi_locs[torch.arange(len(sample_rois), device=imgs.device), gt_roi_labels]
+        parts = (t.split(counts) for t in (roi_locs, roi_scores, gt_roi_locs, gt_roi_labels))
+        roi_losses = [detection_losses(*part, self.config.roi_sigma) for part in zip(*parts, strict=True)]
+
+        losses = [torch.stack(column).mean() for column in zip(*rpn_losses, strict=True)]
+        losses += [torch.stack(column).mean() for column in zip(*roi_losses, strict=True)]
+        return LossTuple(*losses, sum(losses))
+
+    def train_step(self, imgs, bboxes, labels, scale, sizes=None, indices=None):
+        """One update; the arguments are `forward`'s. Returns the LossTuple, which the meters have taken up."""
+        self.optimizer.zero_grad()
+        losses = self(imgs, bboxes, labels, scale, sizes, indices)
+        losses.total_loss.backward()
+        self.optimizer.step()
+        self.update_meters(losses)
+        return losses
+
+    def set_lr(self, lr):
+        """Set the learning rate; biases keep their factor."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_factor", 1.0)
+
+    def _generators(self, n, device, indices):
+        """One generator an image, seeded by (seed, epoch, index)."""
+        if indices is None:
+            indices = range(self._n_seen, self._n_seen + n)
+        self._n_seen += n
+        seeds = (np.random.SeedSequence((self.config.seed, self.epoch, int(i))).generate_state(1) for i in indices)
+        return [torch.Generator(device).manual_seed(int(seed[0])) for seed in seeds]
+
+    # Meters. Sums stay on the device between two looks, so that a step waits for nothing; they are not buffers of the
+    # module and no part of its state.
+
+    def _forget(self):
+        n_class = self.faster_rcnn.n_class
+        self._loss_sum, self._n_losses = None, 0
+        self._rpn_counts, self._roi_counts = {"n_class": 2, "sum": None}, {"n_class": n_class, "sum": None}
+
+    @staticmethod
+    @torch.no_grad()
+    def _count(counts, score, label):
+        """Add (target, prediction) pairs to `counts`; label −1 takes no part."""
+        n_class = counts["n_class"]
+        cell = label.clamp(min=0) * n_class + score.argmax(dim=1)
+        counted = torch.zeros(n_class * n_class, dtype=torch.int64, device=label.device)
+        counted.index_add_(0, cell, (label >= 0).long())
+        counts["sum"] = counted if counts["sum"] is None else counts["sum"] + counted
+
+    @torch.no_grad()
+    def update_meters(self, losses):
+        """Take a LossTuple into the meters."""
+        losses = torch.stack([loss.detach() for loss in losses])
+        self._loss_sum = losses if self._loss_sum is None else self._loss_sum + losses
+        self._n_losses += 1
+
+    def _flush(self):
+        """Bring what was summed on the device into torchnet's meters."""
+        if self._n_losses:
+            for meter, value in zip(self._meters.values(), self._loss_sum.tolist(), strict=True):
+                meter.add(value, self._n_losses)
+        for meter, counts in ((self._rpn_cm, self._rpn_counts), (self._roi_cm, self._roi_counts)):
+            if counts["sum"] is not None:
+                meter.conf += tonumpy(counts["sum"]).reshape(meter.conf.shape).astype(meter.conf.dtype)
+        self._forget()
+
+    @property
+    def meters(self):
+        self._flush()
+        return self._meters
+
+    @property
+    def rpn_cm(self):
+        self._flush()
+        return self._rpn_cm
+
+    @property
+    def roi_cm(self):
+        self._flush()
+        return self._roi_cm
+
+    def reset_meters(self):
+        """Empty the meters of the losses and both confusion meters."""
+        self._forget()
+        for meter in (*self._meters.values(), self._rpn_cm, self._roi_cm):
+            meter.reset()
+
+    def get_meter_data(self):
+        """Name of a loss → its mean since the last reset, a float (nan before the first step)."""
+        return {name: float(meter.value()[0]) for name, meter in self.meters.items()}
+
+    def save(self, save_optimizer=False, save_path=None, **kwargs):
+        """Write a checkpoint.
+
+        Args:
+            save_optimizer: with the optimizer and the states of the random generators, to go on from it.
+            save_path: by default checkpoints/fasterrcnn_%m%d%H%M, with _value for each of `kwargs`.
+            kwargs: go into `other_info` (best_map, epoch, step, ...): plain values.
+
+        Returns:
+            the path, a string.
+        """
+        if save_path is None:
+            save_path = "_".join([time.strftime("checkpoints/fasterrcnn_%m%d%H%M"), *map(str, kwargs.values())])
+        model = self.faster_rcnn
+        names = list(model.label_names) if model.label_names else None
+        config = {**self.config.state_dict(), **architecture(model), "frozen_bn": model.frozen_bn}
+        content = {
+            "model": model.state_dict(),
+            "config": config,
+            "other_info": {"format_version": FORMAT_VERSION, "label_names": names, **kwargs},
+            "vis_info": self.vis.state_dict(),
+        }
+        if save_optimizer:
+            content["optimizer"] = self.optimizer.state_dict()
+            content["rng"] = {"torch": torch.get_rng_state(), "n_seen": self._n_seen}
+            if torch.cuda.is_available():
+                content["rng"]["cuda"] = torch.cuda.get_rng_state_all()
+        return save_checkpoint(save_path, content)
+
+    def load(self, path, load_optimizer=True, parse_opt=False):
+        """Load a checkpoint's weights, its optimizer if it has one, and with `parse_opt` its options.
+
+        Returns:
+            self.
+
+        Raises:
+            UserError: not a checkpoint, or not one for this model and these classes.
+        """
+        checkpoint = read_checkpoint(path)
+        fit_state_dict(self.faster_rcnn, checkpoint.model, path)
+        if parse_opt:
+            self.config.update_known(checkpoint.config)
+        if load_optimizer and checkpoint.optimizer is not None:
+            self._load_optimizer(checkpoint.optimizer, path)
+        return self
+
+    def _load_optimizer(self, state, path):
+        groups, own = state.get("param_groups", []), self.optimizer.state_dict()["param_groups"]
+        same = [(g.keys(), len(g["params"])) for g in groups] == [(g.keys(), len(g["params"])) for g in own]
+        if same:
+            self.optimizer.load_state_dict(state)
+        else:  # of another kind (AdamW for SGD), or an older file's with a group for each parameter
+            warnings.warn(f"{path}: its optimizer is of another kind; the optimizer starts afresh", stacklevel=3)
+
+
+def detection_losses(loc, score, gt_loc, gt_label, sigma):
+    """The two losses of one head on one image (Ren et al. 2015, equation 1; Girshick 2015, equations 1 to 3).
+
+    Args:
+        loc, gt_loc: (S, 4) offsets, predicted and wanted.
+        score: (S, C) logits.
+        gt_label: (S,) class, 0 background, −1 takes no part.
+        sigma: the smooth L1 loss is quadratic below 1/σ².
+
+    Returns:
+        loc_loss: smooth L1 summed over the positives / (positives + negatives); cls_loss: mean cross-entropy.
+        Both 0 where nothing takes part.
+    """
+    n_used = (gt_label >= 0).sum().clamp(min=1)
+    per_sample = F.smooth_l1_loss(loc, gt_loc, beta=1 / sigma**2, reduction="none").sum(dim=1)
+    loc_loss = (per_sample * (gt_label > 0)).sum() / n_used
+    cls_loss = F.cross_entropy(score, gt_label, ignore_index=-1, reduction="sum") / n_used
+    return loc_loss, cls_loss

@@ -1,0 +1,104 @@
+"""What the commands share: lines to the terminal, help, the device, the run's folder."""
+
+import difflib
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import get_type_hints
+
+import torch
+from tqdm import tqdm
+
+from utils.config import GROUPS, Config, flag, type_name
+from utils.errors import UserError
+
+
+def say(line, file=None):
+    """Print a line, between the progress bars if there are any."""
+    tqdm.write(str(line), file=file or sys.stdout)
+    (file or sys.stdout).flush()
+
+
+def error_line(error):
+    """The one line of a UserError, also of one that a data loader's process raised and torch wrapped in a traceback."""
+    return str(error).strip().splitlines()[-1].removeprefix("utils.errors.UserError: ")
+
+
+def choose_device(name):
+    """'auto' → a GPU if there is one; else the device of that name. Raises UserError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device={name}: must be auto, cpu, cuda or cuda:0, cuda:1, ...") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device={name}: there are {torch.cuda.device_count()} GPUs that torch can use; try --device=cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device={name}: must be auto, cpu, cuda or cuda:0, cuda:1, ...")
+    return device
+
+
+def make_run_dir(name, overwrite=False, root="runs"):
+    """runs/NAME, made if need be. Raises UserError if it has checkpoints and `overwrite` is not set."""
+    path = Path(root, name)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--name={name}: {path} can't be made ({error.strerror}); choose another name") from None
+    if any(path.glob("*.pth")) and not overwrite:
+        raise UserError(f"--name={name}: {path} has checkpoints; choose another name, or allow it with --overwrite")
+    return path
+
+
+def run_command(commands, argv, fire):
+    """Run `argv` (without the program's name) as one of `commands`, a dict of functions, through `fire`.
+
+    Returns:
+        the exit code: 0, or 2 after a mistake of the user's, told in one line.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview(commands))
+        return 0
+    name = argv[0]
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}"
+        print(f"error: {name}: unknown command; {hint}", file=sys.stderr)
+        return 2
+    if "--help" in argv or "-h" in argv:
+        print(command_help(name, commands[name]))
+        return 0
+    try:
+        fire.Fire(commands, command=argv, name="train.py")
+    except UserError as error:
+        say(f"error: {error_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def overview(commands):
+    lines = ["usage: python train.py COMMAND [--option=value ...]", "", "commands:"]
+    lines += [f"  {name:10}{(function.__doc__ or '').splitlines()[0]}" for name, function in commands.items()]
+    return "\n".join([*lines, "", "python train.py COMMAND --help lists the options."])
+
+
+def command_help(name, function):
+    """All options in groups, with type and default."""
+    types = get_type_hints(Config)
+    lines = [f"usage: python train.py {name} [--option=value ...]", "", (function.__doc__ or "").strip(), ""]
+    for group in GROUPS:
+        lines.append(f"{group}:")
+        for f in fields(Config):
+            if f.metadata["group"] == group and f.name != "use_chainer":
+                kind = ", ".join(f.metadata["choices"]) if f.metadata["choices"] else type_name(types[f.name])
+                default = "" if f.default is None else f"; default: {_shown(f.default)}"
+                lines.append(f"  {flag(f.name):24}{f.metadata['help']} ({kind}{default})")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _shown(value):
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value

@@ -1,0 +1,228 @@
+"""The options of all commands: one dataclass, whose fields are the names on the command line.
+
+Only `train.py` and `trainer.py` read `opt`; everything below them takes plain arguments.
+"""
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields
+from typing import get_args, get_type_hints
+
+from utils.errors import UserError
+
+GROUPS = ("data", "model", "schedule", "training", "run", "evaluation", "prediction")
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def option(default, group, help, *, low=None, high=None, choices=None):
+    """A field with what `parse` checks and `--help` shows. `low` and `high` are inclusive, for each item of a tuple."""
+    return field(default=default, metadata={"group": group, "help": help, "low": low, "high": high, "choices": choices})
+
+
+@dataclass
+class Config:
+    """Options with their defaults. Use `parse` to change them from a command line or from keywords."""
+
+    # data
+    data: str = option("voc", "data", "kind of annotations", choices=("voc",))
+    voc_data_dir: str = option("VOCdevkit/VOC2007", "data", "folder with Annotations, ImageSets and JPEGImages")
+    train_split: str = option("train", "data", "list in ImageSets/Main to train on (VOC's own protocol: trainval)")
+    val_split: str = option("val", "data", "list in ImageSets/Main to evaluate on (VOC's own protocol: test)")
+    label_names: str | None = option(None, "data", "class names, a,b,c or a file; default: the checkpoint's, or found")
+    min_size: int = option(600, "data", "pixels that the short side is resized to", low=16, high=10000)
+    max_size: int = option(1000, "data", "pixels that the long side may have at most", low=16, high=10000)
+    num_workers: int = option(8, "data", "processes that load training images, at most one a core", low=0, high=256)
+    test_num_workers: int = option(8, "data", "the same for evaluation", low=0, high=256)
+    # model
+    model: str = option("vgg16", "model", "network", choices=("vgg16", "mobilenet_v2", "tiny"))
+    pretrained_model: str = option("vgg16", "model", "ImageNet weights to start from: the model's own name, or none")
+    pretrained_path: str | None = option(None, "model", "file of ImageNet weights; default: torchvision's download")
+    caffe_pretrain: bool = option(False, "model", "start VGG16 from caffe's weights, with caffe's input")
+    caffe_pretrain_path: str = option("checkpoints/vgg16_caffe.pth", "model", "file of caffe's VGG16 in torch's names")
+    input_mode: str | None = option(
+        None, "model", "range, mean and channel order of the input", choices=("torchvision", "caffe", "caffe_legacy")
+    )
+    use_drop: bool = option(False, "model", "dropout after the fully connected layers of the head")
+    roi: str | None = option(None, "model", "RoI features; default: the model's", choices=("pool", "align"))
+    anchor_scales: tuple[float, ...] | None = option(
+        None, "model", "√area of the anchors in strides, as 8,16,32; default: the model's", low=0.1, high=1024
+    )
+    anchor_ratios: tuple[float, ...] | None = option(
+        None, "model", "height / width of the anchors, as 0.5,1,2; default: the model's", low=0.01, high=100
+    )
+    allowed_border: float | None = option(
+        None, "model", "pixels by which an anchor in training may cross the border; default: the model's", low=0
+    )
+    rpn_min_size: float | None = option(
+        None, "model", "shortest side of a proposal in pixels of the picture; default: the model's", low=0
+    )
+    # schedule
+    epoch: int = option(14, "schedule", "passes over the training images", low=0)
+    max_iter: int | None = option(None, "schedule", "stop after so many steps in all", low=0)
+    batch_size: int = option(1, "schedule", "images a step", low=1, high=4096)
+    lr: float = option(1e-3, "schedule", "learning rate; biases take twice as much", low=0, high=100)
+    lr_decay: float = option(0.1, "schedule", "factor of the learning rate at each milestone", low=0, high=1)
+    lr_milestones: tuple[int, ...] = option((10,), "schedule", "epochs after which the learning rate falls", low=0)
+    reload_best: bool = option(True, "schedule", "go on from the best checkpoint at each milestone")
+    warmup: int = option(0, "schedule", "steps over which the learning rate rises to its value", low=0)
+    weight_decay: float = option(0.0005, "schedule", "of all parameters but biases and norms", low=0, high=1)
+    use_adam: bool = option(False, "schedule", "AdamW in place of SGD with momentum 0.9")
+    # training
+    rpn_sigma: float = option(3.0, "training", "σ of the RPN's smooth L1 loss", low=1e-3, high=1e3)
+    roi_sigma: float = option(1.0, "training", "σ of the head's smooth L1 loss", low=1e-3, high=1e3)
+    roi_n_sample: int | None = option(None, "training", "RoIs an image in the loss; default: the model's", low=1)
+    load_path: str | None = option(None, "training", "checkpoint: to start from in train, to use in eval and predict")
+    finetune: str | None = option(None, "training", "checkpoint for other classes: all but the class layers is taken")
+    seed: int = option(0, "training", "of the order, the augmentation, the samples and the initial weights", low=0)
+    device: str = option("auto", "training", "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")
+    # run
+    name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
+    overwrite: bool = option(False, "run", "allow a folder that has checkpoints already")
+    env: str = option("faster-rcnn", "run", "environment in visdom")
+    port: int = option(8097, "run", "visdom's port", low=1, high=65535)
+    visdom: bool = option(True, "run", "send losses and pictures to visdom")
+    plot_every: int = option(40, "run", "steps between two updates of the dashboard", low=1)
+    eval_every: int = option(1, "run", "epochs between two evaluations on val_split", low=1)
+    debug_file: str = option("/tmp/debugf", "run", "if this file exists, ipdb opens at the next update")
+    # evaluation and prediction
+    test_num: int = option(10000, "evaluation", "images evaluated at most", low=1)
+    score_thresh: float | None = option(
+        None, "evaluation", "boxes below this score are dropped; default: 0.05 in eval, 0.7 in predict", low=0, high=1
+    )
+    nms_thresh: float | None = option(
+        None, "evaluation", "IoU above which the weaker box of a class is dropped; default: 0.3", low=0, high=1
+    )
+    max_dets: int | None = option(None, "evaluation", "boxes an image at most, the best; default: all", low=1)
+    out: str | None = option(None, "prediction", "where to write; default: beside the checkpoint (eval), runs/predict")
+    image: str | None = option(None, "prediction", "a picture, a folder of pictures or a glob")
+    # simple-faster-rcnn's, whose purpose is gone
+    use_chainer: bool = option(False, "model", "gone: there is one implementation; refused if set")
+
+    def parse(self, given, sources="--"):
+        """Take options, as strings from a command line or as values, checked. Nothing changes if one is wrong.
+
+        Args:
+            given: name → value; names with '-' or '_'.
+
+        Returns:
+            self; `self.given` has the names.
+
+        Raises:
+            UserError: an unknown name (the nearest is suggested), a wrong type, or a value out of range.
+        """
+        known = {f.name: f for f in fields(self)}
+        types = get_type_hints(type(self))
+        values = {}
+        for name, value in given.items():
+            name = name.replace("-", "_")
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {flag(near[0])}?" if near else "see --help for the list"
+                raise UserError(f"{flag(name)}: unknown option; {hint}")
+            values[name] = _convert(name, value, types[name], known[name].metadata)
+        self._check(values)
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.given = getattr(self, "given", frozenset()) | set(values)
+        return self
+
+    def _check(self, values):
+        """What one option forbids to another."""
+        if values.get("use_chainer"):
+            raise UserError("--use-chainer: there are no chainer models here any more; leave it out")
+        after = {f.name: getattr(self, f.name) for f in fields(self)} | values
+        if after["min_size"] > after["max_size"]:
+            raise UserError(
+                f"--min-size={after['min_size']} is more than --max-size={after['max_size']}; make it less, or set both"
+            )
+        if after["load_path"] and after["finetune"]:
+            raise UserError("--load-path and --finetune both name a checkpoint; give one of them")
+
+    def update_known(self, stored):
+        """Take the options of a checkpoint that this version has; others and unreadable ones are left."""
+        names = {f.name for f in fields(self)} - {"use_chainer"}
+        for name, value in stored.items():
+            if name in names:
+                try:
+                    self.parse({name: value})
+                except UserError:
+                    continue
+        return self
+
+    def state_dict(self):
+        """The options as plain values."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+def flag(name):
+    """How an option is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def _convert(name, value, hint, meta):
+    """`value` (a string or a Python value) as the type that the field declares, within its range."""
+    optional = type(None) in get_args(hint)
+    if value is None or (optional and isinstance(value, str) and value in ("None", "none", "")):
+        if not optional:
+            raise UserError(f"{flag(name)}: needs a value, {type_name(hint)}")
+        return None
+    kind = next((t for t in get_args(hint) if t is not type(None)), hint) if optional else hint
+    if getattr(kind, "__origin__", kind) is tuple:
+        items = value.strip("()[] ").split(",") if isinstance(value, str) else _listed(value)
+        item_kind = get_args(kind)[0]
+        value = tuple(
+            _in_range(name, _scalar(name, item, item_kind, hint), meta) for item in items if str(item).strip()
+        )
+        if not value and name.startswith("anchor"):
+            raise UserError(f"{flag(name)}: is empty; give {type_name(hint)}")
+        return value
+    return _in_range(name, _scalar(name, value, kind, hint), meta)
+
+
+def _listed(value):
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def _scalar(name, value, kind, hint):
+    text = str(value).strip()
+    wrong = UserError(f"{flag(name)}={text}: must be {type_name(hint)}")
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() in TRUE + FALSE:
+            return text.lower() in TRUE
+        raise wrong
+    try:
+        number = float(text)
+    except ValueError:
+        raise wrong from None
+    if kind is int:
+        if isinstance(value, bool) or not number.is_integer():
+            raise wrong
+        return int(text) if text.lstrip("+-").isdigit() else int(number)
+    if number != number:
+        raise wrong
+    return number
+
+
+def _in_range(name, value, meta):
+    low, high, choices = meta["low"], meta["high"], meta["choices"]
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{flag(name)}={value}: must be one of {', '.join(choices)}{hint}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{flag(name)}={value}: must be {bounds}")
+    return value
+
+
+def type_name(hint):
+    """A type in a user's words."""
+    kind = next((t for t in get_args(hint) if t is not type(None)), hint) if type(None) in get_args(hint) else hint
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    if getattr(kind, "__origin__", None) is tuple:
+        return words[get_args(kind)[0]].replace("a ", "").replace("number", "numbers") + " with commas between"
+    return words[kind]
+
+
+opt = Config()

@@ -1,0 +1,87 @@
+"""From a file to the pixels that a network takes: decode, resize, normalise.
+
+`prepare` is the only resize and normalise of the project: the datasets, `FasterRCNN.predict` and the commands use it.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+
+from utils.errors import UserError
+
+# What a network was trained on, by name: channel order, range, mean (in that order) and standard deviation.
+# `caffe_legacy` is simple-faster-rcnn's: the mean's RGB order was kept while the channels became BGR. Its checkpoints
+# were trained that way, so they need it; new runs on caffe weights take `caffe`.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE_MEAN_RGB = (122.7717, 115.9465, 102.9801)
+INPUT_MODES = {
+    "torchvision": {"bgr": False, "range": 1.0, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    "caffe": {"bgr": True, "range": 255.0, "mean": CAFFE_MEAN_RGB[::-1], "std": (1.0, 1.0, 1.0)},
+    "caffe_legacy": {"bgr": True, "range": 255.0, "mean": CAFFE_MEAN_RGB, "std": (1.0, 1.0, 1.0)},
+}
+
+
+def read_image(path):
+    """Decode a picture file: (3, H, W) float32 RGB, 0..255. Raises UserError, naming the path, where it can't."""
+    try:
+        with Image.open(path) as file:
+            rgb = np.asarray(file.convert("RGB"))  # (H, W, 3) uint8
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such picture; check the path") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not a picture that can be read; replace or remove the file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: the picture is broken ({error}); replace or remove the file") from None
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1), dtype=np.float32)
+
+
+def _statistics(input_mode, device):
+    mode = INPUT_MODES[input_mode]
+    mean = torch.tensor(mode["mean"], device=device).view(3, 1, 1)
+    std = torch.tensor(mode["std"], device=device).view(3, 1, 1)
+    return mode["bgr"], mode["range"] / 255.0, mean, std
+
+
+def normalize(img, input_mode="torchvision"):
+    """(..., 3, H, W) float RGB 0..255 → the range, channel order and mean of `input_mode` (see INPUT_MODES)."""
+    bgr, factor, mean, std = _statistics(input_mode, img.device)
+    if bgr:
+        img = img.flip(-3)
+    return (img * factor - mean) / std
+
+
+def inverse_normalize(img, input_mode="torchvision"):
+    """The inverse of `normalize`: (..., 3, H, W) prepared array or tensor → tensor float32 RGB, 0..255."""
+    img = torch.as_tensor(img, dtype=torch.float32)
+    bgr, factor, mean, std = _statistics(input_mode, img.device)
+    img = (img * std + mean) / factor
+    return (img.flip(-3) if bgr else img).clamp(0, 255)
+
+
+def resized_size(size, min_size, max_size):
+    """(H, W) after the short side is brought to `min_size`, or the long side to `max_size` where that is less."""
+    scale = min(min_size / min(size), max_size / max(size))
+    return tuple(max(1, round(side * scale)) for side in size)
+
+
+def resize(img, size):
+    """(C, H, W) float tensor → (C, *size), bilinear without anti-aliasing: skimage's `resize` but for the border."""
+    if tuple(img.shape[1:]) == tuple(size):
+        return img
+    return F.interpolate(img[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def prepare(img, min_size=600, max_size=1000, input_mode="torchvision"):
+    """Resize and normalise one picture for a network.
+
+    Args:
+        img: (3, H, W) RGB array or tensor, 0..255.
+        min_size, max_size: pixels of the short side wanted, and of the long side allowed (Ren et al. §3.3).
+        input_mode: a name of INPUT_MODES.
+
+    Returns:
+        (3, H', W') float32 tensor on the device of `img`.
+    """
+    img = torch.as_tensor(img, dtype=torch.float32)
+    return normalize(resize(img, resized_size(img.shape[1:], min_size, max_size)), input_mode)

@@ -1,0 +1,393 @@
+"""The dashboard: what a run records, and the one thread that carries it to a visdom server.
+
+The caller only writes down floats, texts and pictures (microseconds; a picture is copied) and never meets the server:
+absent, killed, restarted empty or hung, it costs the run nothing. A daemon thread sends what is pending, one message a
+window, and after an outage sends every window whole, so that nothing is lost.
+"""
+
+import atexit
+import importlib.util
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from tqdm import tqdm
+
+from utils import array_tool as at
+from utils.draw_tool import draw_bboxes, visdom_bbox
+from utils.visdom_server import MARKED_POINTS, Draft, Link
+
+__all__ = ["Visualizer", "draw_bboxes", "visdom_bbox"]
+
+MAX_POINTS = 2_000  # of a curve: an append costs the server O(points in the window), 22 ms at 2,000, 99 ms at 10,000
+LOG_LINES = 500
+PAUSE = 0.25  # seconds between two batches: an open page loses points of appends that come in a burst
+
+
+@dataclass(eq=False)
+class _Line:
+    """A curve (y is None at a gap), and how many of its points the server has."""
+
+    x: list[float] = field(default_factory=list)
+    y: list[float | None] = field(default_factory=list)
+    next_x: float = 0.0
+    sent: int = 0
+    version: int = 0  # counts the times it was to be sent anew: what was under way before does not count
+
+    def add(self, y, x):
+        x = self.next_x if x is None else x
+        self.x.append(x)
+        self.y.append(y)
+        self.next_x = x + 1
+        if len(self.y) > MAX_POINTS:
+            del self.x[1::2], self.y[1::2]  # of 2,001 points the first and the newest stay
+            self.forget()
+        elif len(self.y) == MARKED_POINTS + 1:
+            self.forget()  # sent anew, now without marks
+
+    @property
+    def pending(self) -> bool:
+        return self.sent < len(self.y)
+
+    def forget(self):
+        self.sent = 0
+        self.version += 1
+
+    def draft(self) -> Draft:
+        new = slice(self.sent, None)
+        return Draft("line", (self.x[new], self.y[new]), self.sent == 0, (self.version, len(self.y)))
+
+    def done(self, draft):
+        version, sent = draft.mark
+        if version == self.version:
+            self.sent = sent
+
+
+@dataclass(eq=False)
+class _Pane:
+    """A picture, text, log or matrix; a newer one replaces the object, so memory does not grow."""
+
+    kind: str
+    content: Any
+    pending: bool = True
+
+    def forget(self):
+        self.pending = True
+
+    def draft(self) -> Draft:
+        return Draft(self.kind, tuple(self.content) if self.kind == "log" else self.content)
+
+    def done(self, draft):
+        self.pending = False
+
+
+class Visualizer:
+    """Windows of one visdom environment, under simple-faster-rcnn's method names.
+
+    No method raises because of the server, slows the caller or waits (but `flush` and `close`, a bounded time). In a
+    forked process (a data loader's worker) every method does nothing.
+
+    Args:
+        env: name of the environment; a slash becomes an underscore, as visdom itself has it.
+        port, server: where visdom listens. A password in the address is never printed.
+        enabled: with False nothing is recorded or sent; curves that are loaded are kept for the next checkpoint.
+        timeout: seconds that the server has for each answer.
+        retry_every: seconds between two attempts in an outage.
+        notify: takes one line when an outage begins and one when it ends; by default to stderr, between the bars.
+    """
+
+    def __init__(
+        self,
+        env="faster-rcnn",
+        port=8097,
+        server="http://127.0.0.1",
+        enabled=True,
+        timeout=3.0,
+        retry_every=5.0,
+        notify=None,
+    ):
+        self.env = str(env).replace("/", "_")
+        self.port = port
+        self.server = server if "://" in server else f"http://{server}"
+        self.timeout = timeout
+        self.retry_every = retry_every
+        self._notify_with = notify or _print_line
+        self._pid = os.getpid()
+        self._changed = threading.Condition()  # guards the four below and tells `flush` that they changed
+        self._windows: dict[str, _Line | _Pane] = {}
+        self._logs: dict[str, deque] = {}
+        self._to_save: set[str] = set()
+        self._thread = None
+        self._wake, self._hurry = threading.Event(), threading.Event()  # something is pending; don't pause
+        self._closing = False
+        self._link = None  # the sender's alone, like `_connected`
+        self._connected = None
+        self._enabled = bool(enabled)
+        if self._enabled and importlib.util.find_spec("visdom") is None:
+            self._enabled = False
+            self._notify("dashboard: visdom is not installed, so nothing is shown; install requirements.txt for it")
+
+    @property
+    def connected(self) -> bool | None:
+        """Whether the last attempt to send succeeded; None before the first one."""
+        return self._connected
+
+    def plot(self, name, y, x=None):
+        """Append the point (x, y) to the curve `name`. A `y` that is None, infinite or NaN is a gap in the curve.
+
+        `x` defaults to a counter per window: 0, 1, ... or the last x + 1.
+        """
+        if self._idle():
+            return
+        name, y, x = str(name), _finite(y), _finite(x)
+        with self._changed:
+            line = self._windows.get(name)
+            if not isinstance(line, _Line):
+                line = self._windows[name] = _Line()
+            line.add(y, x)
+        self._signal()
+
+    def plot_many(self, d, x=None):
+        """`plot` for each name and value of a dict; values that are None are left out."""
+        for name, y in d.items():
+            if y is not None:
+                self.plot(name, y, x)
+
+    def img(self, name, img):
+        """Show a picture, in place of the one before: (3, H, W) RGB, float 0..1 or uint8, array or tensor."""
+        if self._idle():
+            return
+        img = np.array(at.tonumpy(img))  # a copy: the caller may go on with its buffer
+        if img.ndim != 3 or img.shape[0] != 3 or 0 in img.shape:
+            raise ValueError(f"{name}: a picture of shape {img.shape}: (3, H, W) is needed")
+        self._show(name, "img", img)
+
+    def img_many(self, d):
+        """`img` for each name and picture of a dict."""
+        for name, img in d.items():
+            self.img(name, img)
+
+    def text(self, text, win):
+        """Show `text` (HTML, as visdom takes it) in the window `win`, in place of what was there."""
+        if not self._idle():
+            self._show(win, "text", str(text))
+
+    def heatmap(self, win, matrix, names):
+        """Show a confusion matrix: row = target (row 0 on top), column = prediction, each row as shares of its sum.
+
+        Args:
+            matrix (array or tensor): (L, L) counts, or anything not negative.
+            names (sequence of str): the classes; an index outside them is shown as its number.
+        """
+        if self._idle():
+            return
+        matrix = np.array(at.tonumpy(matrix), dtype=np.float64)
+        if matrix.ndim != 2 or 0 in matrix.shape:
+            raise ValueError(f"{win}: a matrix of shape {matrix.shape}: (L, L) is needed")
+        self._show(win, "heatmap", (matrix, [str(name) for name in names]))
+
+    def log(self, info, win="log_text"):
+        """Append a line, with the time, to the text window `win`; it keeps the last 500 lines."""
+        if self._idle():
+            return
+        with self._changed:
+            lines = self._logs.setdefault(str(win), deque(maxlen=LOG_LINES))
+            lines.append(f"[{time.strftime('%m-%d %H:%M:%S')}] {info}")
+            self._windows[str(win)] = _Pane("log", lines)
+        self._signal()
+
+    def save(self, envs=None):
+        """Have the server write environments (default: this one) to its disk, after all that was recorded before."""
+        if self._idle():
+            return
+        with self._changed:
+            self._to_save.update([self.env] if envs is None else map(str, envs))
+        self._signal()
+
+    def state_dict(self) -> dict:
+        """Curves and logs as plain dicts, lists, numbers and strings, for a checkpoint (a gap is None)."""
+        self._idle()  # renews the lock in a fork
+        with self._changed:
+            lines = {name: line for name, line in self._windows.items() if isinstance(line, _Line)}
+            return {
+                "env": self.env,
+                "lines": {name: {"x": [*i.x], "y": [*i.y], "next_x": i.next_x} for name, i in lines.items()},
+                "log": {win: list(log) for win, log in self._logs.items()},
+            }
+
+    def load_state_dict(self, d):
+        """Take over the curves and logs of a `state_dict` (also of simple-faster-rcnn's: its counters and its log).
+
+        Windows of the same names are replaced, others stay; the environment stays the one given at construction.
+        """
+        self._idle()
+        legacy = {"log_text": [i.strip() for i in d.get("log_text", "").split("<br>") if i.strip()]}
+        logs = {win: old for win, old in (d.get("log") or legacy).items() if old}
+        lines = {name: {"next_x": count} for name, count in d.get("index", {}).items()} | d.get("lines", {})
+        with self._changed:
+            for name, i in lines.items():
+                self._windows[name] = _Line([*i.get("x", ())], [*i.get("y", ())], i["next_x"])
+            for win, old in logs.items():
+                self._logs[win] = deque(old, maxlen=LOG_LINES)
+                self._windows[win] = _Pane("log", self._logs[win])
+        if lines or logs:
+            self._signal()
+
+    def flush(self, timeout=5.0) -> bool:
+        """Wait until all that was recorded has arrived, at most `timeout` seconds; whether it has."""
+        if self._idle():
+            return True
+        self._hurry.set()
+        self._wake.set()
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._pending(), timeout)
+
+    def close(self, timeout=5.0):
+        """Send what is pending, if the server takes it within `timeout` seconds, and end; later calls do nothing."""
+        if self._idle():
+            return
+        self._closing = True
+        self._wake.set()
+        self._hurry.set()
+        if self._thread is not None:
+            atexit.unregister(self.close)
+            self._thread.join(timeout)
+
+    def _idle(self) -> bool:
+        """Whether there is nothing to do: switched off, closed, or forked."""
+        if os.getpid() != self._pid:  # a fork has not our thread, and its copy of the lock may be held for ever
+            self._pid = os.getpid()
+            self._enabled = False
+            self._changed = threading.Condition()
+        return not self._enabled or self._closing
+
+    def _show(self, name, kind, content):
+        with self._changed:
+            self._windows[str(name)] = _Pane(kind, content)
+        self._signal()
+
+    def _signal(self):
+        """Wake the sender; the first call starts it."""
+        if self._idle():
+            return
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="visdom-sender", daemon=True)
+                self._thread.start()
+                atexit.register(self.close)  # a script that ends without close() still gets its last points out
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _pending(self) -> bool:
+        return bool(self._to_save) or any(window.pending for window in self._windows.values())
+
+    # From here on: the sender's thread.
+
+    def _run(self):
+        while True:
+            self._wake.wait(self.retry_every)  # an idle run still looks now and then whether the server was restarted
+            self._wake.clear()
+            closing = self._closing  # read before the round: what was recorded before close() goes out
+            delivered = self._round()
+            if closing:
+                return
+            self._hurry.wait(PAUSE if delivered else self.retry_every)
+            self._hurry.clear()
+            if not delivered:
+                self._wake.set()
+
+    def _round(self) -> bool:
+        """Send all that is pending, or note the outage; says whether the server took it."""
+        try:
+            self._deliver()
+            if self._link is not None:
+                if self._connected is False:
+                    self._notify(f"dashboard is back: {_address(self.server, self.port)}/env/{self.env}")
+                self._connected = True
+            return True
+        except Exception as error:  # whatever it is, the run must not notice
+            self._drop_link()
+            if self._connected is not False:
+                self._connected = False
+                reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+                where = _address(self.server, self.port)
+                again = f"the run goes on, all is sent once it answers (tried every {self.retry_every:g} s)"
+                self._notify(f"dashboard: visdom at {where} takes nothing ({reason}); {again}")
+            return False
+        finally:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _deliver(self):
+        """One pass over the windows; raises OSError where the server is at fault."""
+        if self._link is not None and not self._link.alive():
+            self._drop_link()
+        with self._changed:
+            if not self._pending():
+                return
+        if self._link is None:
+            self._link = Link(self.server, self.port, self.env, self.timeout)
+        with self._changed:
+            windows = [(name, window) for name, window in self._windows.items() if window.pending]
+            to_save = set(self._to_save)
+        for name, window in windows:
+            self._send(name, window)
+        if to_save:
+            self._link.save(sorted(to_save))
+            with self._changed:
+                self._to_save -= to_save
+
+    def _send(self, name, window):
+        with self._changed:
+            draft = window.draft()
+        try:
+            if not self._link.send(name, draft):  # closed on the page: it comes back whole
+                with self._changed:
+                    window.forget()
+                    draft = window.draft()
+                self._link.send(name, draft)
+        except OSError:
+            raise
+        except Exception as error:  # what visdom can't draw must not hold up the other windows
+            self._notify(f"dashboard: window {name} can't be drawn ({type(error).__name__}: {error})")
+        with self._changed:
+            window.done(draft)
+
+    def _drop_link(self):
+        """The server is gone, or may have been restarted empty: every window is to be sent whole."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        with self._changed:
+            for window in self._windows.values():
+                window.forget()
+
+    def _notify(self, line):
+        try:
+            self._notify_with(line)
+        except Exception:  # a closed stderr must not end the sender
+            logging.getLogger(__name__).debug("the line %r could not be shown", line)
+
+
+def _finite(value) -> float | None:
+    """A float; None for what is None, infinite or NaN."""
+    value = None if value is None else float(at.scalar(value))
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _address(server, port) -> str:
+    """The server's address without the user and password that it may hold."""
+    parts = urlsplit(server)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}:{port}"
+
+
+def _print_line(line):
+    tqdm.write(line, file=sys.stderr)

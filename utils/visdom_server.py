@@ -1,0 +1,268 @@
+"""What talks to a visdom server: is there one, start one, and a connection whose calls always end."""
+
+import errno
+import html
+import http.client
+import json
+import logging
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from utils.errors import UserError
+
+START_SECONDS = 15  # a start takes 1.3 s on an idle machine; the import alone takes several on a busy one
+# `visdom` itself would first fetch its page's files from the net (misc/visdom_assets.py does that); this does not.
+START = "from visdom.server.run_server import main; main()"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+MARKED_POINTS = 30  # up to here a curve shows its points, else a single one (test_map after one epoch) draws nothing
+JPEG_QUALITY = 90
+PICTURE_SIDE = 600  # longest side of a picture's window on the page, in pixels; the picture itself is sent as it is
+# The newest line stays in view: a reversed column starts at its end; visdom's text window does not scroll by itself.
+LOG_STYLE = "position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
+
+
+def port_in_use(port) -> bool:
+    """Whether some program holds `port` on 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose last connections linger is free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def is_visdom(port, server="http://127.0.0.1", timeout=2) -> bool:
+    """Whether a visdom server (with or without a login) answers there within `timeout` seconds."""
+    local = urlsplit(server).hostname in LOOPBACK
+    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+    try:
+        with opener.open(f"{server}:{port}/", timeout=timeout) as answer:
+            page = answer.read(1 << 20)  # the names of all environments stand before the title
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    return b"<title>visdom" in page.lower()
+
+
+def start_server(port, log_path, env_path=None) -> subprocess.Popen:
+    """Start a visdom server on 127.0.0.1 that outlives this process, and wait until it answers.
+
+    Args:
+        port (int): 1..65535.
+        log_path (path): takes its output; its warnings are appended.
+        env_path (path): folder where it keeps saved environments; None for visdom's own, ~/.visdom.
+
+    Raises:
+        UserError: the port is taken, the log can't be written, or the server did not answer within 15 seconds.
+    """
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port={port}: not a port; choose one from 1024 to 65535")
+    if port_in_use(port):
+        raise UserError(f"--port={port}: taken by another program; choose another port")
+    # A line for every message (INFO) would fill the disk in a long run.
+    command = [sys.executable, "-c", START, "-port", str(port), "-bind_local", "-logging_level", "WARNING"]
+    if env_path is not None:
+        command += ["-env_path", str(env_path)]
+    log_path = Path(log_path)
+    try:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with open(log_path, "ab") as log:
+            begin = log.tell()
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+    except OSError as error:
+        raise UserError(f"{log_path}: the visdom server's log can't be written ({error.strerror})") from None
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if is_visdom(port):
+            return process
+        time.sleep(0.1)
+    raise UserError(f"visdom did not start on port {port} ({_last_words(process, log_path, begin)}); see {log_path}")
+
+
+def _last_words(process, log_path, begin) -> str:
+    """End a server that does not answer; its last line since `begin`, a position in its log."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+        return f"no answer within {START_SECONDS} s"
+    lines = log_path.read_bytes()[begin:].decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"exit code {process.returncode}"
+
+
+class Draft(NamedTuple):
+    """One window's message."""
+
+    kind: str  # line, img, text, log or heatmap
+    content: Any
+    whole: bool = True  # False, curves only: the points to append
+    mark: tuple = ()  # the sender's own note: what will have arrived with this
+
+
+class Link:
+    """A connection to one visdom server, for one environment: every call ends within `timeout` seconds or so.
+
+    Errors are OSErrors with a short text in which no address, and so no password, occurs.
+
+    Args:
+        server (str): with scheme, without port.
+        port (int), env (str), timeout (float, seconds).
+    """
+
+    def __init__(self, server, port, env, timeout):
+        host = urlsplit(server).hostname
+        # Held open: it breaks when the server's process ends, which tells a restarted server from the one we filled.
+        self._probe = socket.create_connection((host, port), timeout)
+        self._probe.setblocking(False)
+        try:
+            self._client = _client(server, port, env, timeout)
+            self._greet()
+        except BaseException:
+            self._probe.close()
+            raise
+
+    def _greet(self):
+        try:
+            known = isinstance(self._client.get_env_list(), list)
+        except ValueError:
+            known = False
+        if not known:
+            raise ConnectionError("what answers there is not visdom")
+
+    def alive(self) -> bool:
+        """Whether the server's process is still the one that we connected to."""
+        try:
+            return self._probe.recv(1) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def close(self):
+        self._probe.close()
+        self._client.session.close()
+
+    def save(self, envs):
+        """Have the server write these environments to its disk; those that it does not know are left out."""
+        try:
+            known = isinstance(json.loads(self._client.save(list(envs))), list)
+        except (ValueError, TypeError):
+            known = False
+        if not known:
+            raise ConnectionError("the environment could not be saved")
+
+    def send(self, win, draft) -> bool:
+        """Send one window; False, with nothing sent, where points are to be appended to a window that is not there."""
+        if draft.kind == "line":
+            if not draft.whole and self._client._win_exists_wrap(win) != "true":
+                return False
+            reply = self._line(win, *draft.content, draft.whole)
+        else:
+            reply = getattr(self, f"_{draft.kind}")(win, draft.content)
+        if reply != win:  # visdom answers with the window's name; False, '' and error pages come from elsewhere
+            raise ConnectionError("the server did not take a window")
+        return True
+
+    def _line(self, win, x, y, whole):
+        # The page's tool bar lies over the upper margin: the title stands at its lower edge.
+        title = {"text": win, "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "font": {"size": 15}}
+        opts = {"title": win, "xlabel": "step", "markers": len(y) <= MARKED_POINTS, "markersize": 5}
+        opts["layoutopts"] = {"plotly": {"title": title}}
+        x, y = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)  # None becomes NaN, visdom's gap
+        return self._client.line(y, x, win=win, opts=opts if whole else None, update=None if whole else "append")
+
+    def _img(self, win, img):
+        if img.dtype != np.uint8:
+            img = (np.nan_to_num(img, posinf=1, neginf=0).clip(0, 1) * 255).round().astype(np.uint8)
+        H, W = img.shape[1:]
+        shown = min(1, PICTURE_SIDE / max(H, W))
+        opts = {"title": win, "jpgquality": JPEG_QUALITY, "width": round(W * shown), "height": round(H * shown)}
+        return self._client.image(img, win=win, opts=opts)
+
+    def _text(self, win, text):
+        return self._client.text(text, win=win, opts={"title": win})
+
+    def _log(self, win, lines):
+        body = "<br>".join(html.escape(line, quote=False) for line in lines)
+        opts = {"title": win, "width": 600, "height": 300}
+        return self._client.text(f'<div style="{LOG_STYLE}"><div>{body}</div></div>', win=win, opts=opts)
+
+    def _heatmap(self, win, content):
+        matrix, names = content
+        total = matrix.sum(axis=1, keepdims=True)
+        share = np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
+        axis = {
+            "type": "category",
+            "dtick": 1,
+            "automargin": True,
+            "tickfont": {"size": 11 if len(matrix) <= 30 else 8},
+        }
+        layout = {
+            "xaxis": axis | {"title": "prediction", "tickangle": -90},
+            "yaxis": axis | {"title": "target", "autorange": "reversed"},  # else visdom's page has row 0 at the bottom
+        }
+        side = int(np.clip(22 * len(matrix) + 220, 420, 900))
+        opts = {
+            "title": win,
+            "columnnames": _axis_names(names, matrix.shape[1]),
+            "rownames": _axis_names(names, matrix.shape[0]),
+            "xmin": 0,
+            "xmax": 1,
+            "width": side,
+            "height": side,
+            "layoutopts": {"plotly": layout},
+        }
+        return self._client.heatmap(share, win=win, opts=opts)
+
+
+def _axis_names(names, count):
+    """`count` different strings: the page would draw two rows of one name in the same place."""
+    names = [names[i] if i < len(names) else str(i) for i in range(count)]
+    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]
+
+
+def _client(server, port, env, timeout):
+    """A visdom client that is built without a message, prints nothing and waits `timeout` seconds at most."""
+    import visdom  # takes 2 s, and only the sender needs it
+
+    logging.getLogger("visdom").setLevel(logging.CRITICAL)
+    # With send=False the constructor does not post: its session has no timeout yet, and a hung server would hold it.
+    client = visdom.Visdom(
+        server=server, port=port, env=env, send=False, raise_exceptions=True, use_incoming_socket=False
+    )
+    client.send = True
+    client.win_exists = lambda *_: True  # `send` has asked already; theirs prints when the server is gone
+    client.session.trust_env = urlsplit(server).hostname not in LOOPBACK  # no proxy can reach this machine's loopback
+    client.session.request = _bounded(client.session.request, timeout)
+    return client
+
+
+def _bounded(request, timeout):
+    """`requests`' request with a timeout and with errors for every answer but success."""
+    import requests
+
+    def bounded(method, url, **kwargs):
+        try:
+            answer = request(method, url, **{**kwargs, "timeout": timeout})
+        except requests.Timeout:
+            raise TimeoutError(f"no answer within {timeout:g} s") from None
+        except requests.RequestException:
+            raise ConnectionError("the connection broke") from None
+        if answer.status_code == 400:
+            raise ConnectionError("it asks for a login; start it without -enable_login")
+        if not answer.ok:
+            raise ConnectionError(f"HTTP status {answer.status_code}")
+        return answer
+
+    return bounded
