@@ -18,22 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.image_tool import read_image
+from utils.image_tool import image_size, read_image
+from utils.label_names import VOC_BBOX_LABEL_NAMES
 
-# fmt: off
-VOC_BBOX_LABEL_NAMES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)
-# fmt: on
-
-_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".webp",
-)  # in any case; the earlier one wins where two pictures share an id
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # in any case; the earlier one wins where two share an id
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _CLASS_COLUMN = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # VOC's lists of one class say `000012 -1`
 _MANY = 2000  # files that take long enough for a progress bar
@@ -70,8 +58,9 @@ class VOCBboxDataset:
     | label     | (R,)      | int32   | index into `label_names`                                           |
     | difficult | (R,)      | bool    | all False unless `use_difficult`                                   |
 
-    R may be 0. Every list and annotation is read here, so that what is wrong is known before training starts; pictures
-    are read when asked for. The annotations and their 1-based corners: the VOC 2007 development kit, section 5.
+    R may be 0. Every list and annotation is read here, so that what is wrong is known before training starts; of the
+    pictures only the headers, the rest when asked for. The annotations and their 1-based corners: the VOC 2007
+    development kit, section 5.
 
     Args:
         data_dir: the folder that holds JPEGImages, Annotations and ImageSets.
@@ -83,7 +72,8 @@ class VOCBboxDataset:
         data_dir, split, use_difficult: as given.
         ids (list[str]): the ids of the split, each once, in the list's order.
         label_names (tuple[str, ...]): the classes in label order.
-        problems (list[Problem]): boxes dropped or clipped, difficult ones among them, and ids listed twice.
+        problems (list[Problem]): boxes dropped or clipped, difficult ones among them, sizes in the XML that are not the
+            picture's, and ids listed twice.
 
     Raises:
         UserError: a missing folder, list, picture or annotation; an annotation that is broken or holds an unknown
@@ -104,11 +94,20 @@ class VOCBboxDataset:
         self.ids, self.problems = _read_ids(self.data_dir, split, pictures)
         self._paths = [_find_picture(self.data_dir, split, pictures, image_id) for image_id in self.ids]
         annotations = _read_annotations(self.data_dir, self.ids)
+        annotations = [self._with_true_size(a, path) for a, path in zip(annotations, self._paths, strict=True)]
         self.label_names = _names_in(annotations) if label_names is None else _check_names(label_names)
         self._sizes = [annotation.size for annotation in annotations]
         boxes = [self._to_arrays(annotation) for annotation in annotations]
         self._n_difficult = sum(int(difficult.sum()) for _, _, difficult in boxes)
         self._boxes = boxes if use_difficult else [_without_difficult(*arrays) for arrays in boxes]
+
+    def _with_true_size(self, annotation: _Annotation, picture: str) -> _Annotation:
+        """With the size in the picture's own header: what the XML says may be missing, zero or another picture's."""
+        size = image_size(picture)
+        if annotation.size not in (None, size):
+            said, true = (f"{width}×{height}" for height, width in (annotation.size, size))
+            self.problems.append(Problem(annotation.path, f"size that is not the picture's: {said}, it has {true}"))
+        return annotation._replace(size=size)
 
     def _to_arrays(self, annotation: _Annotation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(bbox, label, difficult) of a file's usable objects; the others go to `problems`."""
@@ -141,8 +140,8 @@ class VOCBboxDataset:
         """Where picture i lies."""
         return self._paths[i]
 
-    def size(self, i: int) -> tuple[int, int] | None:
-        """(H, W) in pixels as the annotation says; None where it has none or a zero."""
+    def size(self, i: int) -> tuple[int, int]:
+        """(H, W) of picture i in pixels."""
         return self._sizes[i]
 
     def summary(self) -> str:
@@ -364,13 +363,13 @@ def _read_size(path: str, root: ET.Element) -> tuple[int, int] | None:
 
 
 def _clean_boxes(annotation: _Annotation) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
-    """0-based boxes of a file, cut to the picture; with an unknown size only the top and left edges are known.
+    """0-based boxes of a file, cut to the picture.
 
     Returns:
         bbox (R, 4) float32, usable (R,) bool, and a problem for each box that is not usable or was cut by more than
         a pixel. Up to a pixel is what mixing 0-based and 1-based tools leaves, and is cut without a word.
     """
-    height, width = annotation.size or (np.inf, np.inf)
+    height, width = annotation.size
     corners = np.array([obj.corners for obj in annotation.objects], np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinite corners are sorted out below
         # judged as float32, since two corners can become one in the rounding
@@ -391,7 +390,6 @@ def _clean_boxes(annotation: _Annotation) -> tuple[np.ndarray, np.ndarray, list[
     return cut, ~np.any(unusable, axis=0), problems
 
 
-def _describe(obj: _Object, size: tuple[int, int] | None) -> str:
+def _describe(obj: _Object, size: tuple[int, int]) -> str:
     corners = ", ".join(f"{tag} {value:g}" for tag, value in zip(_CORNERS, obj.corners, strict=True))
-    picture = f" in {size[1]}×{size[0]}" if size else ""
-    return f"{obj.name} ({corners}){picture}"
+    return f"{obj.name} ({corners}) in {size[1]}×{size[0]}"

@@ -92,9 +92,9 @@ def shape_mask(name: str, size: int, angle: float) -> np.ndarray:
 
 
 def place_object(rng: np.random.Generator, height: int, width: int) -> Placed:
-    """A shape of random class, log-uniform size and tilt, at a random place in an image of (height, width) pixels."""
+    """A shape of random class, size and tilt, at a random place in an image of (height, width) pixels."""
     name = CLASSES[rng.integers(len(CLASSES))]
-    size = round(math.exp(rng.uniform(math.log(MIN_OBJECT), math.log(max(height, width) // 2))))
+    size = round(rng.uniform(MIN_OBJECT, max(height, width) // 2))
     mask = shape_mask(name, size, rng.uniform(-MAX_TILT, MAX_TILT))
     h, w = mask.shape
     over_y, over_x = (h // 2, w // 2) if rng.random() < BORDER_SHARE else (0, 0)

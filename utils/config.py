@@ -56,8 +56,8 @@ class Config:
         None, "model", "shortest side of a proposal in pixels of the picture; default: the model's", low=0
     )
     # schedule
-    epoch: int = option(14, "schedule", "passes over the training images", low=0)
-    max_iter: int | None = option(None, "schedule", "stop after so many steps in all", low=0)
+    epoch: int = option(14, "schedule", "passes over the training images", low=1)
+    max_iter: int | None = option(None, "schedule", "stop after so many steps in all", low=1)
     batch_size: int = option(1, "schedule", "images a step", low=1, high=4096)
     lr: float = option(1e-3, "schedule", "learning rate; biases take twice as much", low=0, high=100)
     lr_decay: float = option(0.1, "schedule", "factor of the learning rate at each milestone", low=0, high=1)

@@ -3,6 +3,8 @@
 `prepare` is the only resize and normalise of the project: the datasets, `FasterRCNN.predict` and the commands use it.
 """
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,16 +26,29 @@ INPUT_MODES = {
 
 def read_image(path):
     """Decode a picture file: (3, H, W) float32 RGB, 0..255. Raises UserError, naming the path, where it can't."""
+    with _opened(path) as file:
+        rgb = np.asarray(file.convert("RGB"))  # (H, W, 3) uint8
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1), dtype=np.float32)
+
+
+def image_size(path):
+    """(H, W) of a picture file, from its header alone. Raises UserError, naming the path, where it can't."""
+    with _opened(path) as file:
+        return file.height, file.width
+
+
+@contextmanager
+def _opened(path):
+    """The picture file, opened by Pillow; what goes wrong with it is one line."""
     try:
         with Image.open(path) as file:
-            rgb = np.asarray(file.convert("RGB"))  # (H, W, 3) uint8
+            yield file
     except FileNotFoundError:
         raise UserError(f"{path}: no such picture; check the path") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not a picture that can be read; replace or remove the file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: the picture is broken ({error}); replace or remove the file") from None
-    return np.ascontiguousarray(rgb.transpose(2, 0, 1), dtype=np.float32)
 
 
 def _statistics(input_mode, device):

@@ -1,5 +1,6 @@
 """data/voc_dataset.py on made folders, one rule a test."""
 
+import io
 import os
 import pickle
 from pathlib import Path
@@ -24,12 +25,22 @@ def annotation(*objects, size=SIZE):
     return f"<annotation>{size}{''.join(objects)}</annotation>"
 
 
+def picture_bytes() -> bytes:
+    """A 100×80 picture, as PNG; readers go by the content, not by the suffix."""
+    file = io.BytesIO()
+    Image.new("RGB", (100, 80)).save(file, "PNG")
+    return file.getvalue()
+
+
+PICTURE = picture_bytes()
+
+
 def make_voc(root: Path, files: dict[str, str | bytes], picture=".jpg", **lists: str | bytes) -> Path:
-    """A VOC folder with an annotation and an (empty) picture file for each id; `trainval` lists all unless given."""
+    """A VOC folder with an annotation and a picture for each id; `trainval` lists all unless given."""
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     for image_id, xml in files.items():
-        (root / "JPEGImages" / f"{image_id}{picture}").touch()
+        (root / "JPEGImages" / f"{image_id}{picture}").write_bytes(PICTURE)
         (root / "Annotations" / f"{image_id}.xml").write_bytes(xml if isinstance(xml, bytes) else xml.encode())
     for split, text in ({"trainval": "\n".join(files)} | lists).items():
         raw = text if isinstance(text, bytes) else text.encode()
@@ -69,8 +80,10 @@ def test_example_has_the_contract_of_shapes_dtypes_and_corners(one, monkeypatch)
         ds.get_example(1)
 
 
-def test_pictures_are_read_only_when_asked_for(one):
-    ds = one(annotation(obj()))  # the picture is an empty file
+def test_pixels_are_read_only_when_asked_for(tmp_path):
+    root = make_voc(tmp_path, {"a": annotation(obj())})
+    (root / "JPEGImages" / "a.jpg").write_bytes(PICTURE[:60])  # the header is whole, the pixels are cut off
+    ds = VOCBboxDataset(root)
     assert len(ds.get_annotation(0)[0]) == 1
     with pytest.raises(UserError, match=r"a\.jpg"):
         ds[0]
@@ -113,7 +126,7 @@ def test_corner_tags_in_any_order_floats_and_missing_tags(one):
     bbox, _, difficult = ds.get_annotation(0)
     assert bbox.tolist() == [[20, 10, 50.5, 30.25]]
     assert not difficult.any()
-    assert ds.size(0) is None
+    assert ds.size(0) == (80, 100)
     assert ds.label_names[ds.get_annotation(0)[1][0]] == "cat"
 
 
@@ -134,11 +147,23 @@ def test_parts_of_a_person_are_not_objects(one):
         "<size><width>nan</width><height>inf</height></size>",
     ],
 )
-def test_unknown_size_bounds_no_box_on_the_far_side(tmp_path, size):
+def test_without_a_size_in_the_xml_the_pictures_own_counts(tmp_path, size):
     ds = VOCBboxDataset(make_voc(tmp_path, {"a": annotation(obj(xmax=5000, ymax=7000), size=size)}))
-    assert ds.size(0) is None
-    assert ds.get_annotation(0)[0].tolist() == [[20, 10, 6999, 4999]]
-    assert ds.problems == []
+    assert ds.size(0) == (80, 100)
+    assert ds.get_annotation(0)[0].tolist() == [[20, 10, 80, 100]]
+    assert [p.what.partition(":")[0] for p in ds.problems] == ["box cut to the picture"]
+
+
+def test_size_in_the_xml_that_is_not_the_pictures_is_reported(one):
+    ds = one(annotation(obj(), size="<size><width>640</width><height>480</height></size>"))
+    assert ds.size(0) == (80, 100)
+    assert [p.what for p in ds.problems] == ["size that is not the picture's: 640×480, it has 100×80"]
+
+
+def test_broken_picture_is_refused_before_training(tmp_path):
+    root = make_voc(tmp_path, {"a": annotation(obj())})
+    (root / "JPEGImages" / "a.jpg").write_bytes(b"not a picture")
+    assert refusal(root).startswith(str(root / "JPEGImages" / "a.jpg"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
@@ -326,11 +351,11 @@ def test_boxes_partly_outside_are_cut(one, corners, expected, recorded):
     assert [p.what.partition(":")[0] for p in ds.problems] == ["box cut to the picture"] * recorded
 
 
-def test_negative_corners_are_cut_where_the_size_is_unknown(one):
+def test_negative_corners_are_cut_without_a_size_in_the_xml(one):
     ds = one(annotation(obj("dog", -9, -9, 50, 60), obj("dog", -9, -9, 0, 0), size=""))
     assert ds.get_annotation(0)[0].tolist() == [[0, 0, 59, 49]]
     assert [p.what.partition(":")[0] for p in ds.problems] == ["box cut to the picture", "box outside the picture"]
-    assert ds.problems[0].what.endswith("xmax 50)")
+    assert ds.problems[0].what.endswith("xmax 50) in 100×80")
 
 
 def test_names_found_are_vocs_order_or_sorted(tmp_path):

@@ -293,8 +293,8 @@ def test_corners_and_sizes_are_in_range(annotations):
                 sizes.append(longer)
     assert {("min", 1), ("max", 0)} <= corners  # both ends of the range are in use
     small, large = np.mean(np.array(sizes) < 24), np.mean(np.array(sizes) > 44)
-    assert 0.15 < small < 0.45  # log-uniform on 16..64: 29 % below 24, 27 % above 44
-    assert 0.15 < large < 0.45
+    assert 0.06 < small < 0.30  # uniform on 16..64: 16 % below 24, 41 % above 44
+    assert 0.25 < large < 0.55
 
 
 def test_some_images_are_empty(toy, annotations):

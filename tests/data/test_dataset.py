@@ -1,0 +1,245 @@
+"""data/dataset.py: boxes follow the pixels, and nothing but (seed, epoch, index) decides the augmentation."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.dataset import (
+    Batch,
+    Dataset,
+    EpochSampler,
+    TestDataset,
+    collate,
+    inverse_normalize,
+    set_epoch,
+    test_loader,
+    train_loader,
+)
+
+
+class Pictures:
+    """A stand-in for a VOC folder: grey pictures, each with white filled rectangles at its boxes."""
+
+    def __init__(self, sizes, boxes):
+        self.sizes, self.boxes = sizes, boxes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def get_example(self, i):
+        img = np.full((3, *self.sizes[i]), 60, dtype=np.float32)
+        bbox = np.array(self.boxes[i], dtype=np.float32).reshape(-1, 4)
+        for y_min, x_min, y_max, x_max in bbox.astype(int):
+            img[:, y_min:y_max, x_min:x_max] = 255
+        return img, bbox, np.arange(len(bbox), dtype=np.int32), np.zeros(len(bbox), dtype=bool)
+
+
+def many(n=24):
+    """n pictures of several sizes, each with one box left of the middle: its side shows whether it was mirrored."""
+    sizes = [(30 + i % 3 * 6, 40 + i % 5 * 4) for i in range(n)]
+    return Pictures(sizes, [[[5, 2, 15, 12]]] * n)
+
+
+def mirrored(bbox, width):
+    return bool(bbox[0, 1] + bbox[0, 3] > width)
+
+
+def flips(dataset):
+    """Which of the samples come mirrored."""
+    return [mirrored(bbox, img.shape[2]) for img, bbox, _, _ in (dataset[i] for i in range(len(dataset)))]
+
+
+def small(db, **kwargs):
+    return Dataset(db, **({"min_size": 60, "max_size": 100} | kwargs))
+
+
+# One sample
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_boxes_follow_the_pixels(data):
+    height, width = data.draw(st.integers(20, 60)), data.draw(st.integers(20, 60))
+    y, x = data.draw(st.integers(0, height - 10)), data.draw(st.integers(0, width - 10))
+    box = [y, x, y + data.draw(st.integers(8, height - y)), x + data.draw(st.integers(8, width - x))]
+    dataset = small(Pictures([(height, width)], [[box]]), seed=data.draw(st.integers(0, 50)))
+    img, bbox, _, _ = dataset[0]
+    bright = (inverse_normalize(img)[0] > (60 + 255) / 2).numpy()
+    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    found = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
+    np.testing.assert_allclose(bbox[0], found, atol=1)
+
+
+def test_a_sample_by_hand():
+    img, bbox, label, scale = small(Pictures([(30, 40)], [[[3, 4, 12, 20], [0, 0, 30, 40]]]), flip=False)[0]
+    assert img.shape == (3, 60, 80)
+    assert img.dtype == torch.float32
+    assert bbox.tolist() == [[6, 8, 24, 40], [0, 0, 60, 80]]
+    assert bbox.dtype == np.float32
+    assert label.tolist() == [0, 1]
+    assert scale == 2
+
+
+def test_a_flipped_sample_by_hand():
+    db = Pictures([(30, 40)], [[[3, 4, 12, 20]]])
+    samples = [small(db, seed=seed)[0] for seed in range(20)]
+    assert {tuple(bbox[0]) for _, bbox, _, _ in samples} == {(6, 8, 24, 40), (6, 40, 24, 72)}
+    for img, bbox, _, _ in samples:
+        assert img[0, 15, int(bbox[0, 1]) + 4] > img[0, 15, 79 - int(bbox[0, 1]) - 4]
+
+
+def test_long_pictures_are_limited_by_the_long_side():
+    img, bbox, _, scale = small(Pictures([(20, 100)], [[[2, 10, 12, 20]]]), min_size=60, max_size=50, flip=False)[0]
+    assert img.shape == (3, 10, 50)
+    assert scale == 0.5
+    assert bbox.tolist() == [[1, 5, 6, 10]]
+
+
+def test_input_mode_reaches_the_pixels():
+    db = Pictures([(30, 40)], [[]])
+    img = small(db, input_mode="caffe")[0][0]
+    assert img[:, 0, 0].tolist() == pytest.approx([60 - 102.9801, 60 - 115.9465, 60 - 122.7717], abs=1e-4)
+    img = TestDataset(db, 60, 100, "caffe")[0][0]
+    assert img[:, 0, 0].tolist() == pytest.approx([60 - 102.9801, 60 - 115.9465, 60 - 122.7717], abs=1e-4)
+
+
+def test_a_picture_without_boxes():
+    dataset = small(Pictures([(30, 40)], [[]]))
+    for seed in range(4):  # mirrored and not
+        dataset.seed = seed
+        _, bbox, label, _ = dataset[0]
+        assert bbox.shape == (0, 4)
+        assert label.shape == (0,)
+    batch = collate(dataset.__getitems__([0]))
+    assert batch.bboxes[0].shape == (0, 4)
+    assert batch.labels[0].shape == (0,)
+
+
+# Flips
+
+
+def test_flips_depend_on_seed_epoch_and_index_alone():
+    dataset = small(many())
+    first = flips(dataset)
+    assert 4 < sum(first) < 20, "about half"
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert flips(dataset) == first
+    backwards = [(img, bbox) for img, bbox, _, _ in (small(many())[i] for i in reversed(range(24)))]
+    assert [mirrored(bbox, img.shape[2]) for img, bbox in reversed(backwards)] == first
+    dataset.set_epoch(1)
+    second = flips(dataset)
+    assert second != first
+    dataset.set_epoch(0)
+    assert flips(dataset) == first
+    assert flips(small(many(), seed=1)) not in (first, second)
+    assert not any(flips(small(many(), flip=False)))
+
+
+def seen(batch_size, workers, epochs=2):
+    """{epoch: [(index, mirrored, pixels) in the order they came]}."""
+    loader = train_loader(small(many(), seed=3), batch_size, workers)
+    out = {}
+    for epoch in range(epochs):
+        set_epoch(loader, epoch)
+        out[epoch] = []
+        for batch in loader:
+            assert isinstance(batch, Batch)
+            for i, img, bbox, size in zip(batch.indices.tolist(), batch.imgs, batch.bboxes, batch.sizes.tolist()):
+                own = img[:, : size[0], : size[1]]
+                out[epoch].append((i, mirrored(bbox, size[1]), own.double().sum().item()))
+    return out
+
+
+def test_workers_and_batch_size_change_nothing():
+    expected = seen(1, 0)
+    assert [i for i, _, _ in expected[0]] != [i for i, _, _ in expected[1]]
+    for epoch in expected.values():
+        assert sorted(i for i, _, _ in epoch) == list(range(24))
+    assert {i: f for i, f, _ in expected[0]} != {i: f for i, f, _ in expected[1]}
+    assert seen(5, 0) == expected
+    assert seen(4, 2) == expected  # workers that live on from the first epoch to the second
+
+
+# Batches
+
+
+def test_collate_by_hand():
+    dataset = small(
+        Pictures([(30, 40), (40, 30), (20, 100)], [[[3, 4, 12, 20]], [], [[2, 10, 12, 20], [0, 0, 4, 4]]]), flip=False
+    )
+    batch = collate(dataset.__getitems__([2, 0, 1]))
+    assert batch.sizes.tolist() == [[20, 100], [60, 80], [80, 60]]
+    assert batch.sizes.dtype == batch.indices.dtype == torch.int64
+    assert batch.indices.tolist() == [2, 0, 1]
+    assert batch.scale.tolist() == [1, 2, 2]
+    assert batch.scale.dtype == torch.float64
+    assert [len(b) for b in batch.bboxes] == [2, 1, 0]
+    assert batch.bboxes[0].tolist() == [[2, 10, 12, 20], [0, 0, 4, 4]]
+    assert batch.bboxes[1].tolist() == [[6, 8, 24, 40]]
+    assert batch.bboxes[1].dtype == torch.float32
+    assert [label.tolist() for label in batch.labels] == [[0, 1], [0], []]
+    assert all(label.dtype == torch.int64 for label in batch.labels)
+    assert batch.imgs.shape == (3, 3, 80, 100)
+    for k, i in enumerate([2, 0, 1]):
+        height, width = batch.sizes[k].tolist()
+        assert torch.equal(batch.imgs[k, :, :height, :width], dataset[i][0])
+        assert batch.imgs[k, :, height:].abs().sum() == 0
+        assert batch.imgs[k, :, :, width:].abs().sum() == 0
+
+
+def test_last_batch_is_the_rest():
+    loader = train_loader(small(many(7)), batch_size=3)
+    assert [len(batch.imgs) for batch in loader] == [3, 3, 1]
+
+
+# Order
+
+
+def test_epoch_sampler_is_a_permutation_by_seed_and_epoch():
+    def order(n, seed, epoch):
+        sampler = EpochSampler(n, seed)
+        sampler.epoch = epoch
+        assert len(sampler) == n
+        return list(sampler)
+
+    first = order(50, 0, 0)
+    assert sorted(first) == list(range(50))
+    assert first != list(range(50))
+    torch.manual_seed(9)
+    np.random.seed(9)
+    assert order(50, 0, 0) == first
+    assert len({tuple(order(50, seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    assert order(0, 0, 0) == []
+
+
+# Evaluation
+
+
+def test_test_dataset_keeps_the_original_size_and_boxes():
+    dataset = TestDataset(Pictures([(30, 40), (20, 100)], [[[3, 4, 12, 20]], []]), 60, 100)
+    assert len(dataset) == 2
+    img, size, bbox, label, difficult = dataset[0]
+    assert img.shape == (3, 60, 80)
+    assert tuple(size) == (30, 40)
+    assert bbox.tolist() == [[3, 4, 12, 20]]
+    assert label.tolist() == [0]
+    assert difficult.tolist() == [False]
+    assert tuple(dataset[1][1]) == (20, 100)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("max_images", "count"), [(None, 5), (3, 3), (5, 5), (99, 5), (0, 0)])
+def test_test_loader_goes_in_order_up_to_max_images(workers, max_images, count):
+    sizes = [(30 + i, 50) for i in range(5)]
+    loader = test_loader(TestDataset(Pictures(sizes, [[]] * 5), 30, 100), workers, max_images)
+    assert len(loader) == count
+    assert [tuple(size) for _, size, _, _, _ in loader] == sizes[:count]
+
+
+def test_test_and_training_samples_have_the_same_pixels():
+    db = many(3)
+    for i in range(3):
+        assert torch.equal(small(db, flip=False)[i][0], TestDataset(db, 60, 100)[i][0])

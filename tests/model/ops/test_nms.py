@@ -1,0 +1,150 @@
+"""model/ops/nms.py against plain greedy suppression in exact arithmetic."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.ops.nms import batched_nms, nms
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])]
+SMALL = settings(max_examples=50, deadline=None)
+
+
+def exact_iou(a, b):
+    """Fraction, for whole corners and some area."""
+    height = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    width = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - height * width
+    return Fraction(height * width, union)
+
+
+def slow_nms(boxes, scores, thresh):
+    """The textbook's loop; of equal scores the first box goes first."""
+    thresh = Fraction(str(thresh))
+    kept = []
+    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
+        if all(exact_iou(boxes[i], boxes[k]) <= thresh for k in kept):
+            kept.append(i)
+    return kept
+
+
+def random_boxes(n, span, seed):
+    """n whole boxes within about `span` pixels (a small span: much overlap) and scores with ties."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.randint(0, span, (n, 2), generator=generator)
+    size = torch.randint(5, 20, (n, 2), generator=generator)
+    scores = torch.randint(0, max(2, n), (n,), generator=generator) / max(2, n)
+    return torch.cat([corner, corner + size], dim=1), scores
+
+
+whole = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9)).map(
+    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@SMALL
+@given(
+    rows=st.lists(st.tuples(whole, st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])), max_size=12),
+    thresh=st.sampled_from([0.0, 0.5, 0.7, 1.0]),
+    n_post=st.sampled_from([None, 0, 1, 3, 50]),
+)
+def test_nms_is_the_greedy_loop(device, rows, thresh, n_post):
+    boxes, scores = [box for box, _ in rows], [score for _, score in rows]
+    keep = nms(
+        torch.tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4),
+        torch.tensor(scores, device=device),
+        thresh,
+        n_post,
+    )
+    assert keep.dtype == torch.int64
+    assert keep.tolist() == slow_nms(boxes, scores, thresh)[:n_post]
+
+
+@pytest.mark.parametrize("span", [15, 60, 2000])  # nearly all suppressed, some, none
+@pytest.mark.parametrize("n_post", [1, 3, 8])
+@pytest.mark.parametrize("times", [1, 4, 8, 16])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_growing_prefixes_change_nothing(span, n_post, times, more):
+    boxes, scores = random_boxes(n_post * times + more, span, seed=span + times)
+    expected = slow_nms(boxes.tolist(), scores.tolist(), 0.5)[:n_post]
+    assert nms(boxes.float(), scores, 0.5, n_post).tolist() == expected
+
+
+def test_a_prefix_full_of_copies_is_not_the_end():
+    """More copies of one box than any first prefix holds, then the boxes that must be found behind them."""
+    copies = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(200, 1)
+    others = torch.tensor([[0.0, 100.0, 10.0, 110.0], [0.0, 200.0, 10.0, 210.0]])
+    boxes, scores = torch.cat([copies, others]), torch.linspace(1, 0, 202)
+    assert nms(boxes, scores, 0.7, 2).tolist() == [0, 200]
+    assert nms(boxes, scores, 0.7, 3).tolist() == [0, 200, 201]
+    assert nms(boxes, scores, 0.7, 300).tolist() == [0, 200, 201]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n_post", [None, 5])
+@pytest.mark.parametrize(("thresh", "width"), [(0.3, 3.0), (0.5, 5.0), (0.7, 7.0)])
+def test_iou_exactly_at_the_threshold_keeps_both(device, n_post, thresh, width):
+    """The contract: suppressed above the threshold, not at it."""
+    scores = torch.tensor([0.9, 0.8], device=device)
+    tie = torch.tensor([[0.0, 0.0, 1.0, 10.0], [0.0, 0.0, 1.0, width]], device=device)
+    assert nms(tie, scores, thresh, n_post).tolist() == [0, 1]
+    above = torch.tensor([[0.0, 0.0, 1.0, 10.0], [0.0, 0.0, 1.0, width + 0.01]], device=device)
+    assert nms(above, scores, thresh, n_post).tolist() == [0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n_post", [None, 2])
+def test_equal_scores_keep_their_order(device, n_post):
+    boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [5, 5, 7, 7], [9, 9, 12, 12]], device=device)
+    keep = nms(boxes, torch.full((4,), 0.5, device=device), 0.7, n_post)
+    assert keep.tolist() == [0, 2, 3][:n_post]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n_post", [None, 0, 3])
+def test_no_boxes(device, n_post):
+    none = torch.zeros(0, 4, device=device)
+    keep = nms(none, none[:, 0], 0.5, n_post)
+    assert keep.shape == (0,)
+    assert keep.dtype == torch.int64
+    assert batched_nms(none, none[:, 0], none[:, 0].long(), 0.5).shape == (0,)
+
+
+@pytest.mark.parametrize("n_post", [None, 3])
+def test_zero_area_boxes_neither_suppress_nor_fall(n_post):
+    boxes = torch.tensor([[4.0, 4, 4, 4], [4, 4, 4, 4], [0, 0, 8, 8]])
+    assert sorted(nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5, n_post).tolist()) == [0, 1, 2]
+
+
+def test_y_and_x_are_not_confused():
+    boxes = torch.tensor([[0.0, 0, 10, 2], [0, 0, 2, 10]])  # a tall and a wide box: IoU 4/36
+    assert nms(boxes, torch.tensor([0.9, 0.8]), 0.2).tolist() == [0, 1]
+    assert nms(boxes, torch.tensor([0.9, 0.8]), 0.1).tolist() == [0]
+
+
+def test_non_contiguous_boxes():
+    boxes, scores = random_boxes(60, 30, seed=5)
+    wide = torch.zeros(60, 8)
+    wide[:, ::2] = boxes.float()
+    column = torch.stack([scores, -scores], dim=1)
+    assert nms(wide[:, ::2], column[:, 0], 0.5, 4).tolist() == slow_nms(boxes.tolist(), scores.tolist(), 0.5)[:4]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("span", [12, 60])
+def test_batched_nms_works_group_by_group(device, span):
+    boxes, scores = random_boxes(40, span, seed=9)
+    scores = torch.randperm(40, generator=torch.Generator().manual_seed(1)) / 40  # no ties between the groups
+    group = torch.tensor([7, 0, 3, 7] * 10)
+    expected = []
+    for k in (0, 3, 7):
+        own = [i for i in range(40) if group[i] == k]
+        expected += [own[j] for j in slow_nms(boxes[own].tolist(), scores[own].tolist(), 0.5)]
+    expected.sort(key=lambda i: -scores[i])
+    keep = batched_nms(boxes.float().to(device), scores.to(device), group.to(device), 0.5)
+    assert keep.tolist() == expected

@@ -1,0 +1,343 @@
+"""model/faster_rcnn.py: prediction, padding, and the parameters that learn. Tiny unless the model is the point."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from model import FasterRCNNMobileNetV2, FasterRCNNTiny, FasterRCNNVGG16
+from model.faster_rcnn import batch_geometry
+from model.region_proposal_network import RegionProposalNetwork
+from utils.image_tool import prepare
+
+SIZES = [(50, 70), (90, 40), (64, 64)]
+
+
+def lively(model, seed=0):
+    """Spread the outputs of a random network: proposals that differ, and scores on both sides of each threshold."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = ((model.rpn.score, 0.1), (model.rpn.loc, 0.05), (model.head.score, 12.0), (model.head.cls_loc, 0.05))
+    with torch.no_grad():
+        for layer, std in layers:
+            layer.weight.normal_(0, std, generator=generator)
+        model.head.score.bias[1:] = torch.tensor([1.0, 0.5, 0.0])
+    return model
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    return lively(FasterRCNNTiny(3, min_size=64, max_size=120, label_names=("a", "b", "c"))).eval()
+
+
+def pictures(sizes=SIZES, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (3, *size)).astype(np.float32) for size in sizes]
+
+
+def assert_same(a, b, atol=1e-4):
+    for column_a, column_b in zip(a, b, strict=True):
+        for array_a, array_b in zip(column_a, column_b, strict=True):
+            np.testing.assert_allclose(array_a, array_b, atol=atol)
+
+
+def test_results_are_arrays_best_first(tiny):
+    bboxes, labels, scores = tiny.predict(pictures())
+    assert len(bboxes) == len(labels) == len(scores) == len(SIZES)
+    for bbox, label, score in zip(bboxes, labels, scores):
+        assert (bbox.dtype, label.dtype, score.dtype) == (np.float32, np.int32, np.float32)
+        assert bbox.shape == (len(label), 4)
+        assert score.shape == label.shape
+        assert len(score) > 10
+        assert (np.diff(score) <= 0).all()
+        assert ((score > tiny.score_thresh) & (score <= 1)).all()
+        assert set(label) <= {0, 1, 2}
+        assert len(set(label)) > 1
+
+
+# In the first four, resizing an edge back comes to a little more than the side if float32 rounds it.
+@pytest.mark.parametrize("size", [(137, 56), (62, 129), (127, 71), (28, 20), (20, 61), (160, 20), (48, 48)])
+def test_boxes_lie_in_the_original(tiny, size):
+    (bbox,), _, _ = tiny.predict(pictures([size]))
+    assert len(bbox) > 0
+    assert (bbox >= 0).all()
+    assert (bbox[:, :2] <= bbox[:, 2:]).all()
+    assert (bbox[:, 2] <= size[0]).all()
+    assert (bbox[:, 3] <= size[1]).all()
+
+
+def test_pixels_are_those_of_the_original(tiny):
+    """A picture twice as large, prepared to the same pixels, has the same objects at twice the coordinates."""
+    prepared = prepare(pictures([(64, 80)])[0], 64, 120)
+    small = tiny.predict([prepared], [(64, 80)])
+    large = tiny.predict([prepared], [(128, 160)])
+    # The least size of a proposal is in pixels of the picture: these are all above it.
+    assert len(small.bboxes[0]) == len(large.bboxes[0]) > 10
+    np.testing.assert_allclose(small.bboxes[0] * 2, large.bboxes[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predict_is_pure(tiny, training):
+    tiny.train(training)
+    tiny.head.train(not training)  # a mix of modes
+    tiny.nms_thresh, tiny.score_thresh = 0.41, 0.11
+    modes = {name: module.training for name, module in tiny.named_modules()}
+    state = {name: value.clone() for name, value in tiny.state_dict().items()}
+    needs = {name: p.requires_grad for name, p in tiny.named_parameters()}
+    try:
+        imgs = pictures()
+        copies = [img.copy() for img in imgs]
+        tiny.predict(imgs)
+        tiny.predict(imgs, visualize=True)
+        with pytest.raises(Exception, match=r".*"):
+            tiny.predict([np.zeros((5, 40, 40), np.float32)])  # a failure leaves it as it was, too
+        assert (tiny.nms_thresh, tiny.score_thresh) == (0.41, 0.11)
+        assert {name: module.training for name, module in tiny.named_modules()} == modes
+        assert all(torch.equal(value, state[name]) for name, value in tiny.state_dict().items())
+        assert {name: p.requires_grad for name, p in tiny.named_parameters()} == needs
+        assert all(p.grad is None for p in tiny.parameters())
+        assert all(np.array_equal(img, copy) for img, copy in zip(imgs, copies))
+        assert torch.is_grad_enabled()
+    finally:
+        tiny.eval().use_preset("evaluate")
+
+
+def test_mode_does_not_matter(tiny):
+    expected = tiny.predict(pictures())
+    tiny.train()
+    try:
+        assert_same(tiny.predict(pictures()), expected, atol=0)
+    finally:
+        tiny.eval()
+
+
+def test_prepared_images_of_the_contract(tiny):
+    expected = tiny.predict(pictures())
+    prepared = [prepare(img, 64, 120) for img in pictures()]
+    assert_same(tiny.predict(prepared, SIZES), expected)
+    assert_same(tiny.predict(prepared, [torch.tensor(size) for size in SIZES]), expected)
+    assert_same(tiny.predict(prepared[0][None], [SIZES[0]]), [column[:1] for column in expected])
+    assert_same(tiny.predict([p.numpy() for p in prepared], np.array(SIZES)), expected)
+
+
+def test_numpy_tensors_and_bytes(tiny):
+    imgs = pictures()
+    expected = tiny.predict(imgs)
+    assert_same(tiny.predict([torch.from_numpy(img) for img in imgs]), expected, atol=0)
+    assert_same(tiny.predict([img.astype(np.uint8) for img in imgs]), expected, atol=0)
+    assert_same(tiny.predict([torch.from_numpy(img).to(torch.uint8) for img in imgs]), expected, atol=0)
+
+
+def test_images_do_not_depend_on_their_neighbours(tiny):
+    expected = tiny.predict(pictures())
+    for i, img in enumerate(pictures()):
+        assert_same(tiny.predict([img]), [column[i : i + 1] for column in expected], atol=0)
+
+
+@pytest.mark.parametrize("n", [1, 5, 10**6])
+def test_max_dets_takes_the_best(tiny, n):
+    full = tiny.predict(pictures())
+    assert_same(tiny.predict(pictures(), max_dets=n), [[array[:n] for array in column] for column in full], atol=0)
+
+
+def test_visualize_takes_its_preset(tiny):
+    shown = tiny.predict(pictures(), visualize=True)
+    tiny.nms_thresh, tiny.score_thresh = 0.3, 0.7
+    try:
+        assert_same(tiny.predict(pictures()), shown, atol=0)
+    finally:
+        tiny.use_preset("evaluate")
+    all_scores = np.concatenate(tiny.predict(pictures()).scores)
+    assert 0 < len(np.concatenate(shown.scores)) == (all_scores > 0.7).sum() < len(all_scores)
+
+
+def test_presets(tiny):
+    tiny.use_preset("visualize")
+    assert (tiny.nms_thresh, tiny.score_thresh) == (0.3, 0.7)
+    tiny.use_preset("evaluate")
+    assert (tiny.nms_thresh, tiny.score_thresh) == (0.3, 0.05)
+    with pytest.raises(ValueError, match="visualize"):
+        tiny.use_preset("draw")
+
+
+def test_no_pictures(tiny):
+    assert tiny.predict([]) == ([], [], [])
+
+
+@pytest.mark.parametrize("cause", ["no score", "no proposal"])
+def test_no_detections(tiny, cause):
+    creator = tiny.rpn.proposal_layer
+    before = creator.min_size
+    if cause == "no score":
+        tiny.score_thresh = 1.0
+    else:
+        creator.min_size = 1000
+    try:
+        (bbox,), (label,), (score,) = tiny.predict(pictures()[:1])
+    finally:
+        tiny.use_preset("evaluate")
+        creator.min_size = before
+    assert (bbox.shape, label.shape, score.shape) == ((0, 4), (0,), (0,))
+    assert (bbox.dtype, label.dtype, score.dtype) == (np.float32, np.int32, np.float32)
+
+
+def test_frozen_batchnorm_stays_frozen():
+    model = FasterRCNNTiny(2)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) > 5
+    model.train()
+    assert all(norm.training for norm in norms)
+    model.freeze_bn()
+    assert model.training
+    assert model.head.training
+    model.eval()
+    model.train()
+    assert model.extractor.training
+    assert not any(norm.training for norm in norms)
+    statistics = [norm.running_mean.clone() for norm in norms]
+    model.extractor(torch.randn(2, 3, 40, 40))
+    assert all(torch.equal(norm.running_mean, before) for norm, before in zip(norms, statistics))
+    assert not any(p.requires_grad for norm in norms for p in norm.parameters())
+
+
+# Padding: floor (VGG16's pooling) and ceil (padded convolutions).
+
+
+@pytest.fixture(scope="module", params=[FasterRCNNVGG16, FasterRCNNMobileNetV2, FasterRCNNTiny])
+def shapes_only(request):
+    with torch.device("meta"):
+        return request.param().eval()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(st.integers(16, 1100), st.integers(16, 1100)))
+def test_size_of_the_map_is_the_extractors(shapes_only, size):
+    features = shapes_only.extractor(torch.empty(1, 3, *size, device="meta"))
+    assert shapes_only.rpn.map_size(size) == tuple(features.shape[2:])
+    assert shapes_only.rpn.conv1.in_channels == features.shape[1]
+
+
+def spy_on(creator, calls):
+    """`creator`, that notes the anchors and the size of each image."""
+
+    def spy(loc, score, anchor, img_size, scale):
+        calls.append((anchor, tuple(img_size), scale))
+        return creator(loc, score, anchor, img_size, scale)
+
+    return spy
+
+
+@pytest.mark.parametrize("ceil_mode", [True, False])
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_proposals_never_come_from_the_padding(ceil_mode, data):
+    sizes = data.draw(st.lists(st.tuples(st.integers(16, 130), st.integers(16, 130)), min_size=1, max_size=3))
+    stride = 16
+    torch.manual_seed(0)
+    rpn = RegionProposalNetwork(4, 4, (1,), (1, 2), stride, ceil_mode, {"min_size": 1}).eval()
+    padded = [max(side) for side in zip(*sizes)]
+
+    def cells(side):
+        return -(-side // stride) if ceil_mode else side // stride
+
+    x = 100 * torch.randn(len(sizes), 4, *map(cells, padded))
+    for i, (height, width) in enumerate(sizes):
+        x[i, :, cells(height) :] = 1e4  # whoever looks there will score high
+        x[i, :, :, cells(width) :] = 1e4
+    calls = []
+    rpn.proposal_layer = spy_on(rpn.proposal_layer, calls)
+    scales = [1.0 + i for i in range(len(sizes))]
+    _, _, rois, indices, all_anchors = rpn(x, sizes, scales)
+
+    assert len(all_anchors) == x.shape[2] * x.shape[3] * 2
+    assert [scale for _, _, scale in calls] == scales
+    for i, ((height, width), (anchor, img_size, _)) in enumerate(zip(sizes, calls, strict=True)):
+        assert img_size == (height, width)
+        assert len(anchor) == cells(height) * cells(width) * 2
+        centre = (anchor[:, :2] + anchor[:, 2:]) / 2
+        assert centre.unique(dim=0).tolist() == [
+            [y * 16 + 8, x * 16 + 8] for y in range(cells(height)) for x in range(cells(width))
+        ]
+        own = rois[indices == i]
+        assert len(own) > 0
+        assert (own >= 0).all()
+        assert (own[:, 2] <= height).all()
+        assert (own[:, 3] <= width).all()
+
+
+def test_padded_batch_through_the_whole_model(tiny):
+    imgs = torch.zeros(2, 3, 96, 120)
+    imgs[0] = torch.randn(3, 96, 120)
+    imgs[1, :, :50, :70] = torch.randn(3, 50, 70)
+    with torch.no_grad():
+        locs, scores, rois, indices = tiny(imgs, [1.0, 2.0], [(96, 120), (50, 70)])
+    assert locs.shape == (len(rois), 4 * 4)
+    assert scores.shape == (len(rois), 4)
+    assert rois.shape == (len(indices), 4)
+    assert (rois[indices == 1].amax(dim=0)[2:] <= torch.tensor([50, 70])).all()
+    assert rois[indices == 0].amax() > 70
+    assert (indices == 1).sum() > 10
+    assert not rois.requires_grad
+
+
+@pytest.mark.parametrize("scale", [2.0, [2.0, 2.0], torch.tensor(2.0), np.float32(2), torch.tensor([2.0, 2.0])])
+def test_forms_of_scale_and_sizes(scale):
+    imgs = torch.zeros(2, 3, 40, 50)
+    assert batch_geometry(imgs, scale, None) == ([(40, 50)] * 2, [2.0, 2.0])
+    assert batch_geometry(imgs, scale, torch.tensor([[40, 50], [8, 9]]))[0] == [(40, 50), (8, 9)]
+
+
+def test_wrong_number_of_sizes():
+    with pytest.raises(ValueError, match="2 images"):
+        batch_geometry(torch.zeros(2, 3, 4, 4), 1.0, [(4, 4)])
+    with pytest.raises(ValueError, match="2 images"):
+        batch_geometry(torch.zeros(2, 3, 4, 4), [1.0] * 3, None)
+
+
+# What learns, and how fast.
+
+
+@pytest.mark.parametrize("use_adam", [False, True])
+@pytest.mark.parametrize("build", [FasterRCNNVGG16, FasterRCNNTiny])
+def test_optimizer(build, use_adam):
+    with torch.device("meta"):
+        model = build()
+    optimizer = model.get_optimizer(lr=0.01, weight_decay=0.003, use_adam=use_adam)
+    assert optimizer is model.optimizer
+    assert isinstance(optimizer, torch.optim.AdamW if use_adam else torch.optim.SGD)
+    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(found)
+    n_biases = 0
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in found, name
+            continue
+        group = found[id(parameter)]
+        assert use_adam or group["momentum"] == 0.9
+        if name.endswith("bias"):
+            n_biases += 1
+            assert (group["lr"], group["weight_decay"]) == (pytest.approx(0.02), 0), name
+        elif parameter.ndim == 1:  # the gain of a norm
+            assert (group["lr"], group["weight_decay"]) == (pytest.approx(0.01), 0), name
+        else:
+            assert (group["lr"], group["weight_decay"]) == (pytest.approx(0.01), 0.003), name
+    assert n_biases > 5
+
+
+def test_frozen_layers_are_not_in_the_optimizer():
+    with torch.device("meta"):
+        model = FasterRCNNVGG16()
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {f"extractor.{i}.{kind}" for i in (0, 2, 5, 7) for kind in ("weight", "bias")}
+    assert sum(len(group["params"]) for group in model.get_optimizer().param_groups) == 40 - 8
+
+
+def test_scale_lr(tiny):
+    optimizer = tiny.get_optimizer(lr=0.1)
+    before = [group["lr"] for group in optimizer.param_groups]
+    assert tiny.scale_lr() is optimizer
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([lr * 0.1 for lr in before])
+    tiny.scale_lr(decay=0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([lr * 0.05 for lr in before])

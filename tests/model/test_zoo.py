@@ -1,0 +1,366 @@
+"""model/zoo.py: a detector from a checkpoint of any layout, and one line for a file that is none."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from model import MODELS, FasterRCNNTiny, FasterRCNNVGG16, build_model, load_model
+from model.zoo import ARCHITECTURE, architecture, model_from_checkpoint, stored_label_names
+from trainer import FasterRCNNTrainer
+from utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from utils.config import Config
+from utils.errors import UserError
+from utils.label_names import VOC_BBOX_LABEL_NAMES
+
+NAMES = ("cat", "dog", "owl")
+UNUSUAL = {
+    "anchor_scales": (1.0, 3.0),
+    "anchor_ratios": (0.25, 1.0, 4.0),
+    "allowed_border": 5.0,
+    "rpn_min_size": 3.0,
+    "roi_n_sample": 33,
+    "use_drop": True,
+    "min_size": 77,
+    "max_size": 99,
+    "input_mode": "caffe",
+}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    return build_model("tiny", 3, NAMES, min_size=48, max_size=64).eval()
+
+
+def save_tiny(model, path, **config):
+    return FasterRCNNTrainer(model, config=Config(**config)).save(save_path=path)
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("roi", ["pool", "align"])
+@pytest.mark.parametrize("name", MODELS)
+def test_description_makes_the_same_network(name, roi):
+    with torch.device("meta"):
+        default = architecture(build_model(name, 3))
+        model = build_model(name, 3, NAMES, **UNUSUAL, roi=roi)
+        stored = architecture(model)
+        assert stored["model"] == name
+        assert set(stored) == {"model", *ARCHITECTURE}
+        again = build_model(stored.pop("model"), 3, NAMES, **stored)
+    assert type(again) is MODELS[name]
+    for option, value in {**UNUSUAL, "roi": roi}.items():
+        assert stored[option] == (list(value) if isinstance(value, tuple) else value)
+        assert option == "roi" or stored[option] != default[option], option
+    assert (again.rpn.anchor_scales, again.rpn.ratios) == ((1.0, 3.0), (0.25, 1.0, 4.0))
+    assert len(again.rpn.anchor_base) == again.rpn.loc.out_channels // 4 == 6
+    assert (again.head.roi, again.rpn.proposal_layer.min_size, again.n_sample) == (roi, 3, 33)
+    assert (again.allowed_border, again.min_size, again.max_size, again.input_mode) == (5, 77, 99, "caffe")
+    assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+
+
+def test_unusual_network_through_a_file(tmp_path):
+    model = build_model("tiny", 3, NAMES, **UNUSUAL, roi="pool").eval()
+    model.freeze_bn()
+    again = load_model(save_tiny(model, tmp_path / "x.pth", min_size=600))
+    assert same_weights(model, again)
+    assert architecture(again) == architecture(model)
+    assert again.label_names == NAMES
+    assert again.frozen_bn
+    assert not again.training
+    img = np.random.default_rng(0).uniform(0, 255, (3, 60, 80)).astype(np.float32)
+    for ours, theirs in zip(model.predict([img]), again.predict([img])):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2"])
+def test_other_models_through_a_file(name, tmp_path):
+    model = build_model(name, 3, NAMES, anchor_scales=(4, 8), rpn_min_size=6)
+    again = load_model(save_tiny(model, tmp_path / "x.pth"))
+    assert type(again) is type(model)
+    assert same_weights(model, again)
+    assert architecture(again) == architecture(model)
+    assert not again.frozen_bn
+
+
+def test_options_override_the_file(tiny, tmp_path):
+    path = save_tiny(tiny, tmp_path / "x.pth")
+    model = load_model(path, min_size=100, max_size=200, roi=None)
+    assert (model.min_size, model.max_size, model.head.roi) == (100, 200, tiny.head.roi)
+
+
+def test_unknown_model():
+    with pytest.raises(UserError, match=r"^--model=vgg19: .*tiny"):
+        build_model("vgg19", 3)
+
+
+# Class names
+
+
+def test_label_names(tiny):
+    def names(n, other_info):
+        return stored_label_names(Checkpoint("x", {"head.score.weight": torch.zeros(n + 1, 4)}, other_info=other_info))
+
+    assert names(3, {"label_names": ["a", "b", "c"]}) == ("a", "b", "c")
+    assert names(20, {}) == VOC_BBOX_LABEL_NAMES
+    assert names(20, {"label_names": list("abcdefghijklmnopqrst")}) == tuple("abcdefghijklmnopqrst")
+    assert names(3, {"label_names": None}) == ("class 0", "class 1", "class 2")
+
+
+def test_given_names_replace_the_stored(tiny, tmp_path):
+    checkpoint = read_checkpoint(save_tiny(tiny, tmp_path / "x.pth"))
+    assert model_from_checkpoint(checkpoint, ("x", "y", "z")).label_names == ("x", "y", "z")
+    with pytest.raises(UserError, match=r"x\.pth: has 3 classes.*2"):
+        model_from_checkpoint(checkpoint, ("x", "y"))
+
+
+# Files of other makers and times
+
+
+def test_bare_state_dict(tiny, tmp_path):
+    path = tmp_path / "bare.pth"
+    torch.save(tiny.state_dict(), path)
+    model = load_model(path, model="tiny")
+    assert same_weights(model, tiny)
+    assert model.label_names == ("class 0", "class 1", "class 2")
+    with pytest.raises(UserError, match=r"bare\.pth: .*--model"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.faster_rcnn.", "faster_rcnn."])
+def test_prefixes(tiny, tmp_path, prefix):
+    path = tmp_path / "x.pth"
+    torch.save({"model": {prefix + name: value for name, value in tiny.state_dict().items()}}, path)
+    assert same_weights(load_model(path, model="tiny"), tiny)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("file_has_drop", [True, False])
+@pytest.mark.parametrize("model_has_drop", [True, False])
+def test_dropout_both_ways(tmp_path, file_has_drop, model_has_drop, zipped):
+    theirs = FasterRCNNTiny(3, use_drop=file_has_drop)
+    path = tmp_path / "x.pth"
+    torch.save({"model": theirs.state_dict(), "config": {}}, path, _use_new_zipfile_serialization=zipped)
+    ours = load_model(path, model="tiny", use_drop=model_has_drop).state_dict()
+    own, other = (f"head.classifier.{3 if drop else 2}.weight" for drop in (model_has_drop, file_has_drop))
+    assert torch.equal(ours[own], theirs.state_dict()[other])
+    assert own == other or other not in ours
+
+
+def old_vgg16(**config):
+    """A VGG16 checkpoint of 2017 but for its weights, which cost no memory: stored is one number a tensor."""
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in FasterRCNNVGG16(20).state_dict().items()}
+    state = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+    return Checkpoint("old.pth", state, {"lr1": 1e-3, "milestone": 12, **config}, {"best_map": np.float64(0.7)})
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "mode"),
+    [
+        ({"caffe_pretrain": True}, {}, "caffe_legacy"),
+        ({"caffe_pretrain": False}, {}, "torchvision"),
+        ({}, {}, "torchvision"),
+        ({}, {"input_mode": "caffe_legacy"}, "caffe_legacy"),
+        ({"caffe_pretrain": True, "input_mode": "caffe"}, {}, "caffe"),
+        ({"caffe_pretrain": True}, {"input_mode": "torchvision"}, "torchvision"),
+    ],
+)
+def test_input_of_old_files(monkeypatch, config, options, mode):
+    monkeypatch.setattr("model.zoo.fit_state_dict", lambda *args: None)
+    with torch.device("meta"):
+        model = model_from_checkpoint(old_vgg16(**config), **options)
+    assert isinstance(model, FasterRCNNVGG16)
+    assert model.input_mode == mode
+    assert model.label_names == VOC_BBOX_LABEL_NAMES
+    assert not model.frozen_bn
+
+
+def test_old_file_that_trained_with_dropout(monkeypatch):
+    fitted = []
+    monkeypatch.setattr("model.zoo.fit_state_dict", lambda model, *args: fitted.append(model))
+    with torch.device("meta"):
+        assert "head.classifier.3.weight" in model_from_checkpoint(old_vgg16(use_drop=True)).state_dict()
+    assert len(fitted) == 1
+
+
+# Files that are none
+
+
+class Evil:
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def text(path, tiny):
+    path.write_text("these are not the weights you are looking for\n" * 9)
+
+
+def random_bytes(path, tiny):
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def empty(path, tiny):
+    path.touch()
+
+
+def directory(path, tiny):
+    path.mkdir()
+
+
+def missing(path, tiny):
+    pass
+
+
+def truncated(path, tiny):
+    torch.save(tiny.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def truncated_legacy(path, tiny):
+    torch.save(tiny.state_dict(), path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def other_zip(path, tiny):
+    np.savez(path.with_suffix(".npz"), a=np.zeros(3))
+    path.with_suffix(".npz").rename(path)
+
+
+def code(path, tiny):
+    torch.save({"model": tiny.state_dict(), "other_info": Evil(path.parent / "ran")}, path)
+
+
+def code_in_a_plain_pickle(path, tiny):
+    path.write_bytes(pickle.dumps(Evil(path.parent / "ran"), protocol=2))
+
+
+def whole_model(path, tiny):
+    torch.save(tiny, path)
+
+
+def saved(content):
+    return lambda path, tiny: torch.save(content, path)
+
+
+def edited(**changes):
+    """Tiny's checkpoint with changes to its state dict; None removes."""
+
+    def write(path, tiny):
+        state = {**tiny.state_dict(), **{name.replace("__", "."): value for name, value in changes.items()}}
+        torch.save({"model": {k: v for k, v in state.items() if v is not None}, "config": {"model": "tiny"}}, path)
+
+    return write
+
+
+def of_config(**config):
+    return lambda path, tiny: torch.save({"model": tiny.state_dict(), "config": config}, path)
+
+
+WRONG = {
+    "text": text,
+    "random bytes": random_bytes,
+    "empty": empty,
+    "directory": directory,
+    "missing": missing,
+    "truncated": truncated,
+    "truncated legacy": truncated_legacy,
+    "another zip": other_zip,
+    "code": code,
+    "code in a plain pickle": code_in_a_plain_pickle,
+    "whole model": whole_model,
+    "tensor": saved(torch.zeros(3)),
+    "list": saved([torch.zeros(3)]),
+    "number": saved(3),
+    "empty dict": saved({}),
+    "dict without tensors": saved({"a": 1, "b": "c"}),
+    "names that are numbers": saved({0: torch.zeros(3), 1: torch.zeros(2)}),
+    "empty model": saved({"model": {}}),
+    "model None": saved({"model": None}),
+    "another network": saved({"conv1.weight": torch.zeros(3, 3)}),
+    "no score": edited(head__score__weight=None),
+    "lacks a layer": edited(rpn__loc__weight=None),
+    "one layer more": edited(rpn__more__weight=torch.zeros(1)),
+    "other anchors": edited(rpn__loc__weight=torch.zeros(4, 128, 1, 1)),
+    "score of no shape": edited(head__score__weight=torch.zeros(())),
+    "two kinds of head": edited(head__cls_loc__weight=torch.zeros(12, 256)),
+    "for another model": of_config(model="mobilenet_v2"),
+    "model of the future": of_config(model="vit"),
+    "input of the future": of_config(model="tiny", input_mode="hsv"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_file_is_one_line(tiny, tmp_path, kind):
+    path = tmp_path / "wrong.pth"
+    WRONG[kind](path, tiny)
+    with pytest.raises(UserError) as error:
+        load_model(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) > len(f"{path}: ") + 20
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_of_the_wrong_files_would_run(tmp_path):
+    pickle.loads(pickle.dumps(Evil(tmp_path / "ran"), protocol=2))
+    assert (tmp_path / "ran").is_dir()
+
+
+@pytest.mark.parametrize("part", ["config", "other_info"])
+def test_part_of_another_kind_is_one_line(tiny, tmp_path, part):
+    path = tmp_path / "wrong.pth"
+    torch.save({"model": tiny.state_dict(), "config": {"model": "tiny"}, part: ["not", "a", "dict"]}, path)
+    with pytest.raises(UserError, match=r"^\S*wrong\.pth: [^\n]+$"):
+        load_model(path)
+
+
+def test_weights_for_other_classes(tiny, tmp_path):
+    path = save_tiny(FasterRCNNTiny(5), tmp_path / "five.pth")
+    trainer = FasterRCNNTrainer(FasterRCNNTiny(3), config=Config())
+    before = {name: value.clone() for name, value in trainer.state_dict().items()}
+    with pytest.raises(UserError, match=r"five\.pth: [^\n]*other classes[^\n]*--finetune"):
+        trainer.load(path)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.state_dict().items())
+
+
+# Finetuning
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("x", "y", "z")])
+def test_finetune_takes_all_but_the_class_layers(tiny, tmp_path, names):
+    path = tmp_path / "x.pth"
+    save_checkpoint(path, {"model": tiny.state_dict(), "config": {**architecture(tiny), "frozen_bn": True}})
+    torch.manual_seed(5)
+    model = model_from_checkpoint(read_checkpoint(path), names, finetune=True)
+    assert model.label_names == names
+    assert model.n_class == len(names) + 1
+    assert model.frozen_bn
+    assert (model.min_size, model.max_size) == (48, 64)
+    theirs = tiny.state_dict()
+    for name, value in model.state_dict().items():
+        if name.startswith(("head.score", "head.cls_loc")):
+            assert len(value) == len(theirs[name]) // 4 * (len(names) + 1)
+            assert name.endswith("bias") or value.shape != theirs[name].shape or not torch.equal(value, theirs[name])
+        else:
+            assert torch.equal(value, theirs[name]), name
+
+
+def test_finetune_needs_all_the_rest(tiny, tmp_path):
+    path = tmp_path / "part.pth"
+    edited(rpn__conv1__weight=None)(path, tiny)
+    with pytest.raises(UserError, match=r"part\.pth: .*rpn\.conv1\.weight"):
+        model_from_checkpoint(read_checkpoint(path), ("x", "y"), finetune=True)

@@ -1,0 +1,224 @@
+"""The commands, as a user runs them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fire
+import numpy as np
+import pytest
+import torch
+
+from misc.make_toy_voc import make_toy_voc
+from utils.cli_tool import run_command
+from utils.config import Config, opt
+from utils.visdom_server import port_in_use
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--model=tiny", "--min-size=96", "--max-size=192", "--num-workers=0", "--test-num-workers=0", "--batch-size=2"]
+
+
+def free_port():
+    return next(port for port in range(18097, 19000) if not port_in_use(port))
+
+
+def run(folder, *words, code=0):
+    """Run `python train.py WORDS` in `folder`; the finished process, whose exit code must be `code`."""
+    done = subprocess.run([sys.executable, ROOT / "train.py", *words], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a toy dataset and a run `first` of two epochs, trained without any visdom server."""
+    folder = tmp_path_factory.mktemp("home")
+    make_toy_voc(folder / "toy", n_train=8, n_val=5, size=96)
+    words = ["--voc-data-dir=toy", "--epoch=2", "--use-adam=True", "--lr=0.001", "--plot-every=2", "--name=first"]
+    done = run(folder, "train", *SMALL, *words, f"--port={free_port()}", "--env=2024")
+    (folder / "log").write_text(done.stdout + "\n" + done.stderr)
+    return folder
+
+
+def test_train_says_what_it_does_and_leaves_checkpoints(home):
+    log = (home / "log").read_text()
+    assert "FasterRCNNTiny on" in log
+    assert "8 steps of 2 images" in log
+    assert "no visdom answers" in log
+    assert "epoch 2: mAP" in log
+    assert "train.py eval --load-path=" in log
+    last = torch.load(home / "runs/first/last.pth", weights_only=True)
+    assert set(last) >= {"model", "config", "other_info", "vis_info", "optimizer"}
+    assert (last["config"]["model"], last["config"]["env"]) == ("tiny", "2024")
+    assert (last["other_info"]["epoch"], last["other_info"]["step"]) == (2, 8)
+    assert last["other_info"]["label_names"] == ["circle", "cross", "ring", "square", "star", "triangle"]
+    assert [*last["vis_info"]["lines"]["total_loss"]["x"]] == [2, 4, 6, 8]
+
+
+def test_eval_takes_everything_from_the_checkpoint(home):
+    done = run(home, "eval", "--load-path=runs/first/last.pth", "--voc-data-dir=toy", "--test-num-workers=0")
+    for name in ("circle", "triangle", "mAP"):
+        assert name in done.stdout
+    result = json.loads((home / "runs/first/last_eval_val.json").read_text())
+    assert result["n_images"] == 5
+    assert result["split"] == "val"
+
+
+def test_predict_takes_a_file_a_folder_and_a_glob(home):
+    load = "--load-path=runs/first/last.pth"
+    run(home, "predict", load, "--image=toy/JPEGImages/000001.jpg", "--out=one", "--score-thresh=0.01", "--max-dets=3")
+    assert sorted(p.name for p in (home / "one").iterdir()) == ["000001.jpg", "detections.json"]
+    found = json.loads((home / "one/detections.json").read_text())["images"][0]["detections"]
+    assert len(found) <= 3
+    (home / "some").mkdir()
+    for name in ("000001.jpg", "000002.jpg"):
+        shutil.copy(home / "toy/JPEGImages" / name, home / "some")
+    (home / "some" / "broken.jpg").write_bytes(b"no picture")
+    done = run(home, "predict", load, "--image=some", "--out=two")
+    assert "broken.jpg" in done.stderr
+    assert len(list((home / "two").glob("*.jpg"))) == 2
+    run(home, "predict", load, "--image=toy/JPEGImages/00000[1-3].jpg", "--out=three")
+    assert len(list((home / "three").glob("*.jpg"))) == 3
+
+
+def test_load_path_goes_on_and_finetune_takes_other_classes(home, tmp_path):
+    steps = ["--max-iter=1", "--visdom=False", "--voc-data-dir=toy", "--num-workers=0"]
+    run(home, "train", "--load-path=runs/first/last.pth", *steps, "--name=on")
+    config = torch.load(home / "runs/on/last.pth", weights_only=True)["config"]
+    assert (config["model"], config["min_size"]) == ("tiny", 96)
+    shutil.copytree(home / "toy", tmp_path / "toy")
+    for path in (tmp_path / "toy/Annotations").iterdir():
+        path.write_text(path.read_text().replace("<name>star</name>", "<name>sun</name>"))
+    other = [*steps[:2], f"--voc-data-dir={tmp_path}/toy", "--num-workers=0"]
+    done = run(home, "train", "--load-path=runs/first/last.pth", *other, code=2)
+    assert "--finetune" in done.stderr
+    assert "'sun'" in done.stderr
+    run(home, "train", "--finetune=runs/first/last.pth", *other, "--name=other")
+    names = torch.load(home / "runs/other/last.pth", weights_only=True)["other_info"]["label_names"]
+    assert "sun" in names
+    assert "star" not in names
+
+
+def test_without_a_val_list_training_goes_on_unvalidated(home, tmp_path):
+    shutil.copytree(home / "toy", tmp_path / "toy")
+    (tmp_path / "toy/ImageSets/Main/val.txt").unlink()
+    words = ["--voc-data-dir=toy", "--max-iter=1", "--visdom=False", "--name=blind"]
+    done = run(tmp_path, "train", *SMALL, *words)
+    assert "without validation" in done.stdout
+    assert sorted(p.name for p in (tmp_path / "runs/blind").iterdir()) == ["last.pth"]
+    done = run(tmp_path, "train", *SMALL, "--voc-data-dir=toy", "--val-split=val", code=2)
+    assert "val.txt" in done.stderr
+
+
+def test_a_picture_that_breaks_in_mid_run_is_one_line_and_nothing_is_lost(home, tmp_path):
+    shutil.copytree(home / "toy", tmp_path / "toy")
+    picture = tmp_path / "toy/JPEGImages/000003.jpg"
+    picture.write_bytes(picture.read_bytes()[:900])  # the header is whole: only decoding it tells
+    words = ["--voc-data-dir=toy", "--epoch=3", "--visdom=False", "--name=hurt", "--batch-size=1", "--num-workers=1"]
+    done = run(tmp_path, "train", *SMALL[:3], *words, code=2)
+    assert "000003.jpg" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    kept = torch.load(tmp_path / "runs/hurt/interrupted.pth", weights_only=True)
+    assert kept["other_info"]["step"] >= 1
+
+
+def test_debug_file_opens_ipdb(home, tmp_path):
+    (tmp_path / "debugf").touch()
+    words = [sys.executable, ROOT / "train.py", "train", *SMALL, f"--voc-data-dir={home}/toy", "--max-iter=1"]
+    words += ["--visdom=False", "--plot-every=1", f"--debug-file={tmp_path}/debugf", "--name=debug"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, input="p 6*7\nc\n")
+    assert done.returncode == 0, done.stderr
+    assert "42" in done.stdout
+
+
+@pytest.fixture
+def command(home, monkeypatch, capsys):
+    """Run a command in this process, with fresh options; its exit code and what it wrote to stderr."""
+    from train import COMMANDS
+
+    monkeypatch.chdir(home)
+
+    def call(*words):
+        opt.__dict__.update(Config().__dict__)
+        opt.given = frozenset()
+        code = run_command(COMMANDS, list(words), fire)
+        opt.__dict__.update(Config().__dict__)
+        return code, capsys.readouterr().err
+
+    return call
+
+
+LOAD = "--load-path=runs/first/last.pth"
+MISTAKES = [
+    (["train", "--voc-data-dir=toy", "--learning-rate=1"], ["--learning-rate", "unknown"]),
+    (["train", "--voc-data-dir=toy", "--batchsize=1"], ["did you mean --batch-size?"]),
+    (["train", "--voc-data-dir=toy", "--lr=fast"], ["--lr=fast", "a number"]),
+    (["train", "--voc-data-dir=toy", "--epoch=-1"], ["--epoch=-1", "at least 1"]),
+    (["train", "--voc-data-dir=toy", "--use-drop=maybe"], ["--use-drop=maybe", "True or False"]),
+    (["train", "--voc-data-dir=toy", "--use-chainer=True"], ["--use-chainer"]),
+    (["train", "--voc-data-dir=toy", "--model=vgg61"], ["vgg16"]),
+    (["train", "--voc-data-dir=toy", "--data=coco"], ["--data=coco", "voc"]),
+    (["train", "--voc-data-dir=toy", "--min-size=2000"], ["--min-size=2000", "--max-size"]),
+    (["train", "--voc-data-dir=nowhere"], ["nowhere"]),
+    (["train", "--voc-data-dir=toy", "--train-split=best"], ["best.txt", "train"]),
+    (["train", "--voc-data-dir=toy", "--model=tiny", "--name=first"], ["first", "--overwrite"]),
+    (["train", "--voc-data-dir=toy", "--model=tiny", "--label-names=circle,square"], ["cross"]),
+    (["train", "--voc-data-dir=toy", "--model=tiny", "--pretrained-path=no.pth"], ["no.pth"]),
+    (["train", "--voc-data-dir=toy", "--model=tiny", "--pretrained-model=resnet"], ["--pretrained-model=resnet"]),
+    (["train", "--voc-data-dir=toy", "--model=tiny", "--caffe-pretrain=True"], ["--caffe-pretrain", "vgg16"]),
+    (["train", "--voc-data-dir=toy", "--model=tiny", "--device=gpu"], ["--device=gpu", "cuda"]),
+    (["train", "--voc-data-dir=toy", "--load-path=toy/Annotations/000001.xml"], ["000001.xml", "not a torch file"]),
+    (["train", "toy"], ["toy", "--name=value"]),
+    (["trian", "--voc-data-dir=toy"], ["did you mean train?"]),
+    (["eval", "--voc-data-dir=toy"], ["--load-path"]),
+    (["eval", LOAD, "--voc-data-dir=toy", "--val-split=test"], ["test.txt", "val"]),
+    (["eval", "--load-path=gone.pth", "--voc-data-dir=toy"], ["gone.pth"]),
+    (["eval", LOAD, "--voc-data-dir=toy", "--model=vgg16"], ["FasterRCNNVGG16"]),
+    (["eval", LOAD, "--voc-data-dir=toy", "--label-names=a,b"], ["6 classes"]),
+    (["eval", LOAD, "--voc-data-dir=toy", "--score-thresh=2"], ["--score-thresh=2", "from 0 to 1"]),
+    (["eval", LOAD, "--voc-data-dir=toy", "--out=toy/Annotations/000001.xml/x"], ["--out"]),
+    (["predict", LOAD], ["--image"]),
+    (["predict", LOAD, "--image=nothing*.jpg"], ["nothing*.jpg"]),
+    (["predict", LOAD, "--image=toy/Annotations"], ["no pictures"]),
+    (["predict", LOAD, "--image=toy/Annotations/000001.xml"], ["not a picture"]),
+    (["predict", LOAD, "--image=toy/JPEGImages", "--out=toy/Annotations/000001.xml"], ["--out"]),
+]
+
+
+@pytest.mark.parametrize(("words", "needles"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_exit_code_2(command, words, needles):
+    code, stderr = command(*words)
+    assert code == 2
+    lines = [line for line in stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert lines[0] == stderr.splitlines()[-1]
+    for needle in needles:
+        assert needle in lines[0]
+
+
+def test_overlapping_splits_are_warned_of(command):
+    words = ["train", "--voc-data-dir=toy", *SMALL, "--train-split=trainval", "--max-iter=1", "--visdom=False"]
+    code, stderr = command(*words, "--name=overlap")
+    assert code == 0
+    assert "5 images are in both trainval and val" in stderr
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "predict"])
+def test_help_helps_and_does_nothing(home, name):
+    before = sorted(os.listdir(home))
+    done = run(home, name, "--help")
+    for words in ("--voc-data-dir", "--plot-every", "default: 40", "usage:"):
+        assert words in done.stdout
+    assert sorted(os.listdir(home)) == before
+
+
+def test_two_runs_with_one_seed_are_equal_whatever_the_workers(home):
+    words = ["--voc-data-dir=toy", "--max-iter=3", "--visdom=False"]
+    run(home, "train", *SMALL, *words, "--name=a")
+    run(home, "train", *SMALL, *words, "--name=b", "--num-workers=2")
+    a, b = (torch.load(home / f"runs/{name}/last.pth", weights_only=True)["model"] for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not np.array_equal(a["rpn.conv1.weight"], torch.zeros_like(a["rpn.conv1.weight"]))

@@ -1,0 +1,226 @@
+"""utils/image_tool.py against skimage's resize, hand numbers and small files of every kind."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from skimage.transform import resize as skimage_resize
+
+from utils.errors import UserError
+from utils.image_tool import INPUT_MODES, inverse_normalize, normalize, prepare, read_image, resize, resized_size
+
+SMALL = settings(max_examples=30, deadline=None)
+
+
+def soft_picture(height, width, seed):
+    """(3, height, width) float32, 0..255: waves, an edge and grain, as a photograph has."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    img = np.stack([127 + 100 * np.sin(y / a + x / b) for a, b in rng.uniform(3, 30, (3, 2))])
+    img[:, height // 3 :, width // 2 :] = 255 - img[:, height // 3 :, width // 2 :]
+    return np.clip(img + rng.normal(0, 10, img.shape), 0, 255).astype(np.float32)
+
+
+def assert_like_skimage(img, size):
+    """Within 1/255 of the range, but for the border, where skimage mirrors and torch repeats."""
+    ours = resize(torch.from_numpy(img), size).numpy()
+    theirs = skimage_resize(img / 255, (3, *size), mode="reflect", anti_aliasing=False) * 255
+    assert ours.shape == theirs.shape
+    y, x = (max(1, int(np.ceil(size[k] / img.shape[1 + k]))) for k in (0, 1))
+    inner = (slice(None), slice(y, -y), slice(x, -x))
+    assert np.abs(ours[inner] - theirs[inner]).max() < 1
+
+
+# resize
+
+
+@pytest.mark.parametrize(
+    ("size", "out"), [((75, 100), (120, 160)), ((100, 75), (60, 45)), ((90, 60), (91, 59)), ((40, 50), (40, 83))]
+)
+def test_resize_agrees_with_skimage(size, out):
+    assert_like_skimage(soft_picture(*size, seed=1), out)
+
+
+def test_resize_agrees_with_skimage_on_photographs(shared_data):
+    paths = sorted(shared_data.glob("*/JPEGImages/*"))[::60][:3]
+    if not paths:
+        pytest.skip(f"no JPEGImages below {shared_data}")
+    for path in paths:
+        img = read_image(path)
+        assert_like_skimage(img, resized_size(img.shape[1:], 300, 500))
+
+
+def test_resize_by_hand():
+    img = torch.tensor([[[0.0, 8.0], [16.0, 24.0]]])
+    out = resize(img, (4, 4))
+    assert out[0, 0].tolist() == [0, 2, 6, 8]
+    assert out[0, :, 0].tolist() == [0, 4, 12, 16]
+
+
+def test_resize_to_the_same_size_changes_nothing():
+    img = torch.rand(3, 5, 7)
+    assert torch.equal(resize(img, (5, 7)), img)
+
+
+@pytest.mark.parametrize(
+    ("size", "out"),
+    [
+        ((375, 500), (600, 800)),  # short side 600
+        ((500, 375), (800, 600)),
+        ((500, 500), (600, 600)),
+        ((300, 1000), (300, 1000)),  # long side would pass 1000
+        ((200, 1000), (200, 1000)),
+        ((480, 1600), (300, 1000)),
+        ((1200, 1600), (600, 800)),
+        ((333, 500), (600, 901)),  # 900.9
+        ((600, 1000), (600, 1000)),
+        ((1, 5000), (1, 1000)),  # 0.2 of a pixel: one is left
+    ],
+)
+def test_resized_size_by_hand(size, out):
+    assert resized_size(size, 600, 1000) == out
+
+
+@SMALL
+@given(st.integers(8, 3000), st.integers(8, 3000))
+def test_resized_size_obeys_both_limits(height, width):
+    out = resized_size((height, width), 600, 1000)
+    assert min(out) <= 600
+    assert max(out) <= 1000
+    assert min(out) == 600 or max(out) == 1000
+    assert abs(out[0] * width - out[1] * height) <= 0.5 * (height + width) + 1e-6  # half a pixel a side
+
+
+# Input modes
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("torchvision", [(1 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0 - 0.406) / 0.225]),
+        ("caffe", [0 - 102.9801, 51 - 115.9465, 255 - 122.7717]),  # B, G, R, each with its own mean
+        ("caffe_legacy", [0 - 122.7717, 51 - 115.9465, 255 - 102.9801]),  # B − mean R, G − mean G, R − mean B
+    ],
+)
+def test_input_modes_by_hand(mode, expected):
+    img = torch.tensor([255.0, 51.0, 0.0]).view(3, 1, 1).expand(3, 2, 4)
+    for batch in (img, img[None]):
+        out = normalize(batch, mode)
+        assert out.shape == batch.shape
+        for channel, value in zip(out.reshape(3, -1), expected):
+            assert channel.tolist() == [pytest.approx(value, abs=1e-4)] * 8
+
+
+@pytest.mark.parametrize("mode", sorted(INPUT_MODES))
+@pytest.mark.parametrize("shape", [(3, 5, 4), (2, 3, 5, 4)])
+def test_inverse_normalize_inverts(mode, shape):
+    img = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
+    back = inverse_normalize(normalize(img, mode), mode)
+    torch.testing.assert_close(back, img, rtol=0, atol=1e-3)
+    torch.testing.assert_close(inverse_normalize(normalize(img, mode).numpy(), mode), img, rtol=0, atol=1e-3)
+
+
+def test_inverse_normalize_stays_in_range():
+    out = inverse_normalize(torch.tensor([9.0, -9.0, 0.0]).view(3, 1, 1))
+    assert out[0].item() == 255
+    assert out[1].item() == 0
+
+
+# prepare
+
+
+def test_prepare_resizes_then_normalises():
+    img = np.full((3, 30, 40), 255, dtype=np.float32)
+    out = prepare(img, 60, 100)
+    assert out.shape == (3, 60, 80)
+    assert out.dtype == torch.float32
+    assert out[2].unique().tolist() == pytest.approx([(1 - 0.406) / 0.225])
+
+
+def test_prepare_takes_bytes_and_tensors_and_leaves_them_alone():
+    img = soft_picture(20, 30, seed=2).astype(np.uint8)
+    before = img.copy()
+    first, second = prepare(img, 40, 100), prepare(torch.from_numpy(img), 40, 100)
+    assert torch.equal(first, second)
+    np.testing.assert_array_equal(img, before)
+    as_float = torch.from_numpy(img.astype(np.float32))
+    copy = as_float.clone()
+    prepare(as_float, 20, 100, "caffe")
+    assert torch.equal(as_float, copy)
+
+
+def test_prepare_takes_transposed_and_strided_views():
+    img = soft_picture(20, 30, seed=3)
+    as_hwc = np.ascontiguousarray(img.transpose(1, 2, 0))
+    assert torch.equal(prepare(as_hwc.transpose(2, 0, 1), 30, 100), prepare(img, 30, 100))
+
+
+def test_prepare_takes_reversed_views():
+    """`bgr[::-1]` is how pictures read by OpenCV become RGB."""
+    img = soft_picture(20, 30, seed=4)
+    expected = prepare(img, 30, 100)
+    bgr = np.ascontiguousarray(img[::-1])
+    assert torch.equal(prepare(bgr[::-1], 30, 100), expected)
+
+
+# Files
+
+
+def test_read_colour(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    img = read_image(tmp_path / "a.png")
+    assert img.dtype == np.float32
+    assert img.flags.c_contiguous
+    np.testing.assert_array_equal(img, pixels.transpose(2, 0, 1))
+
+
+def test_read_grey_rgba_palette_and_bilevel(tmp_path):
+    grey = np.array([[0, 100], [200, 255]], dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.stack([grey] * 3))
+
+    rgba = np.dstack([grey, grey // 2, grey // 4, np.array([[0, 255], [128, 7]], np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "rgba.png"), rgba[..., :3].transpose(2, 0, 1))
+
+    palette = Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    palette.save(tmp_path / "palette.png")
+    expected = np.array([[[10, 40], [40, 70]], [[20, 50], [50, 80]], [[30, 60], [60, 90]]])
+    np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), expected)
+
+    Image.fromarray(grey > 150).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "bits.png")[1], [[0, 0], [255, 255]])
+
+
+def one_line_about(path, error):
+    text = str(error.value)
+    return str(path) in text and "\n" not in text
+
+
+def test_missing_file(tmp_path):
+    path = tmp_path / "none.jpg"
+    with pytest.raises(UserError, match="no such picture") as error:
+        read_image(path)
+    assert one_line_about(path, error)
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "cut jpeg", "cut png", "folder"])
+def test_broken_file(tmp_path, kind):
+    path = tmp_path / "broken.jpg"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("not a picture")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    else:
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path, format=kind[4:])
+        path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(UserError) as error:
+        read_image(path)
+    assert one_line_about(path, error)
