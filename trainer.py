@@ -83,7 +83,7 @@ class FasterRCNNTrainer(nn.Module):
         generators = self._generators(n, imgs.device, indices)
         bboxes = [bbox.reshape(-1, 4) for bbox in bboxes]
 
-        features = model.extractor(imgs)
+        features = model.extract(imgs, sizes)
         map_size = tuple(features.shape[2:])
         rpn_locs, rpn_scores, rois, roi_indices, anchor = model.rpn(features, sizes, scale)
 
@@ -139,12 +139,12 @@ class FasterRCNNTrainer(nn.Module):
         seeds = (np.random.SeedSequence((self.config.seed, self.epoch, int(i))).generate_state(1) for i in indices)
         return [torch.Generator(device).manual_seed(int(seed[0])) for seed in seeds]
 
-    # Meters. Sums stay on the device between two looks, so that a step waits for nothing; they are not buffers of the
-    # module and no part of its state.
+    # Meters. Losses and counts stay on the device between two looks, so that a step waits for nothing; they are not
+    # buffers of the module and no part of its state.
 
     def _forget(self):
         n_class = self.faster_rcnn.n_class
-        self._loss_sum, self._n_losses = None, 0
+        self._losses = []
         self._rpn_counts, self._roi_counts = {"n_class": 2, "sum": None}, {"n_class": n_class, "sum": None}
 
     @staticmethod
@@ -160,15 +160,13 @@ class FasterRCNNTrainer(nn.Module):
     @torch.no_grad()
     def update_meters(self, losses):
         """Take a LossTuple into the meters."""
-        losses = torch.stack([loss.detach() for loss in losses])
-        self._loss_sum = losses if self._loss_sum is None else self._loss_sum + losses
-        self._n_losses += 1
+        self._losses.append(torch.stack([loss.detach() for loss in losses]))
 
     def _flush(self):
-        """Bring what was summed on the device into torchnet's meters."""
-        if self._n_losses:
-            for meter, value in zip(self._meters.values(), self._loss_sum.tolist(), strict=True):
-                meter.add(value, self._n_losses)
+        """Bring what was kept on the device into torchnet's meters."""
+        for losses in torch.stack(self._losses).tolist() if self._losses else ():
+            for meter, value in zip(self._meters.values(), losses, strict=True):
+                meter.add(value)
         for meter, counts in ((self._rpn_cm, self._rpn_counts), (self._roi_cm, self._roi_counts)):
             if counts["sum"] is not None:
                 meter.conf += tonumpy(counts["sum"]).reshape(meter.conf.shape).astype(meter.conf.dtype)
@@ -246,7 +244,8 @@ class FasterRCNNTrainer(nn.Module):
         return self
 
     def _load_optimizer(self, state, path):
-        groups, own = state.get("param_groups", []), self.optimizer.state_dict()["param_groups"]
+        groups = state.get("param_groups", []) if isinstance(state, dict) else []
+        own = self.optimizer.state_dict()["param_groups"]
         same = [(g.keys(), len(g["params"])) for g in groups] == [(g.keys(), len(g["params"])) for g in own]
         if same:
             self.optimizer.load_state_dict(state)

@@ -116,10 +116,6 @@ def collate(samples):
     )
 
 
-def _single_thread(_worker_id):
-    torch.set_num_threads(1)  # the processes share the cores with the training step
-
-
 def train_loader(dataset, batch_size=1, num_workers=0):
     """Batches of a `Dataset` in the order of `EpochSampler`; call `set_epoch(loader, epoch)` before each epoch."""
     return DataLoader(
@@ -129,7 +125,6 @@ def train_loader(dataset, batch_size=1, num_workers=0):
         num_workers=num_workers,
         collate_fn=collate,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_single_thread,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -147,9 +142,7 @@ def _first(samples):
 def test_loader(dataset, num_workers=0, max_images=None):
     """The samples of a `TestDataset` one by one, in order; the first `max_images` if that is given."""
     n = len(dataset) if max_images is None else min(len(dataset), max_images)
-    return DataLoader(
-        dataset, 1, sampler=range(n), num_workers=num_workers, collate_fn=_first, worker_init_fn=_single_thread
-    )
+    return DataLoader(dataset, 1, sampler=range(n), num_workers=num_workers, collate_fn=_first)
 
 
 test_loader.__test__ = False

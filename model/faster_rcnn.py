@@ -5,6 +5,7 @@ Letters: N images, R boxes or proposals, L foreground classes, (H, W) pixels.
 
 from contextlib import contextmanager
 from functools import partial
+from http.client import HTTPException
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.ops.nms import batched_nms
+from utils.array_tool import totensor
 from utils.bbox_tools import clip_bbox, loc2bbox, resize_bbox
 from utils.checkpoint import fit_state_dict, read_state_dict
 from utils.errors import UserError
@@ -97,9 +99,23 @@ class FasterRCNN(nn.Module):
             roi_cls_locs (R, (L + 1)·4), roi_scores (R, L + 1), rois (R, 4), roi_indices (R,).
         """
         sizes, scale = batch_geometry(imgs, scale, sizes)
-        features = self.extractor(imgs)
+        features = self.extract(imgs, sizes)
         _, _, rois, roi_indices, _ = self.rpn(features, sizes, scale)
         return *self.head(features, rois, roi_indices), rois, roi_indices
+
+    def extract(self, imgs, sizes):
+        """The feature maps of a batch, 0 in the cells that an image would not have by itself.
+
+        So the RPN's 3×3 convolution meets the same border as without padding, and no RoI takes features from it.
+        """
+        features = self.extractor(imgs)
+        own_sizes = [self.rpn.map_size(size) for size in sizes]
+        if all(own == tuple(features.shape[2:]) for own in own_sizes):
+            return features
+        mask = features.new_zeros(len(imgs), 1, *features.shape[2:])
+        for own_mask, (height, width) in zip(mask, own_sizes, strict=True):
+            own_mask[:, :height, :width] = 1
+        return features * mask
 
     def use_preset(self, name):
         """Set `nms_thresh` and `score_thresh` to those of 'visualize' or 'evaluate'."""
@@ -125,7 +141,7 @@ class FasterRCNN(nn.Module):
         results = []
         with evaluating(self):
             for i, img in enumerate(imgs):
-                img = torch.as_tensor(img, device=self.device, dtype=torch.float32)
+                img = totensor(img, self.device, torch.float32)
                 if sizes is None:
                     size = tuple(img.shape[1:])
                     img = prepare(img, self.min_size, self.max_size, self.input_mode)
@@ -144,9 +160,9 @@ class FasterRCNN(nn.Module):
         mean = roi_cls_loc.new_tensor(self.loc_normalize_mean)
         std = roi_cls_loc.new_tensor(self.loc_normalize_std)
         loc = roi_cls_loc.view(len(roi), self.n_class, 4) * std + mean
-        bbox = clip_bbox(loc2bbox(roi[:, None], loc), prepared_size)  # (R, L + 1, 4)
-        bbox = resize_bbox(bbox.reshape(-1, 4), prepared_size, size).view_as(bbox)
-        return bbox[:, 1:], roi_score.softmax(dim=1)[:, 1:]
+        bbox = loc2bbox(roi[:, None], loc)[:, 1:]  # (R, L, 4)
+        bbox = clip_bbox(resize_bbox(bbox.reshape(-1, 4), prepared_size, size), size).view_as(bbox)
+        return bbox, roi_score.softmax(dim=1)[:, 1:]
 
     @staticmethod
     def _suppress(bbox, prob, nms_thresh, score_thresh, max_dets):
@@ -196,7 +212,7 @@ class FasterRCNN(nn.Module):
                 raise UserError(f"{type(self).__name__} has no ImageNet weights; train it with --pretrained-model=none")
             try:
                 state = self.pretrained_weights.get_state_dict(progress=True)
-            except OSError as error:
+            except (OSError, RuntimeError, HTTPException) as error:  # no route, a wrong checksum, a cut connection
                 raise UserError(
                     f"no route to torchvision's ImageNet weights ({getattr(error, 'reason', error)}): give a file with "
                     "--pretrained-path=FILE, or start from random weights with --pretrained-model=none"

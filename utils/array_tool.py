@@ -13,6 +13,8 @@ def tonumpy(data):
 
 def totensor(data, device=None, dtype=None):
     """A tensor of `data` (array, tensor or sequence), on `device` if one is named; shares memory where it can."""
+    if isinstance(data, np.ndarray):
+        data = np.ascontiguousarray(data)  # torch takes no reversed views, such as OpenCV users' bgr[::-1]
     return torch.as_tensor(data, device=device, dtype=dtype)
 
 

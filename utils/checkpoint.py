@@ -72,11 +72,10 @@ def read_checkpoint(path):
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not a checkpoint; name a file in it, such as best.pth") from None
     except pickle.UnpicklingError as error:
-        reason = (
-            "it holds objects beside tensors and plain values" if "Unsupported" in str(error) else "not a torch file"
-        )
+        foreign = "Unsupported" in str(error)
+        reason = "it holds objects beside tensors and plain values" if foreign else "not a torch file"
         raise UserError(f"{path}: not a checkpoint that can be loaded safely ({reason}); choose another file") from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, TypeError, IndexError):
+    except Exception:  # torch's readers answer damaged files with whatever breaks first, struct.error for one
         raise UserError(f"{path}: not a checkpoint, or a damaged one; choose another file") from None
     return _checkpoint(path, content)
 
@@ -85,12 +84,18 @@ def _checkpoint(path, content):
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint; choose another file")
     state = content.get("model", content)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    named_tensors = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    )
+    if not state or not named_tensors:
         raise UserError(f"{path}: holds no state dict (names and tensors); choose another file")
     state = {_bare_name(name): value for name, value in state.items()}
     if "model" not in content:
         return Checkpoint(str(path), state)
     parts = {name: content.get(name) or {} for name in ("config", "other_info", "vis_info")}
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise UserError(f"{path}: its {name!r} is a {type(part).__name__}, not a dict; choose another file")
     return Checkpoint(str(path), state, **parts, optimizer=content.get("optimizer"), rng=content.get("rng"))
 
 

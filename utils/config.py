@@ -4,6 +4,7 @@ Only `train.py` and `trainer.py` read `opt`; everything below them takes plain a
 """
 
 import difflib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import get_args, get_type_hints
 
@@ -109,8 +110,7 @@ class Config:
         Raises:
             UserError: an unknown name (the nearest is suggested), a wrong type, or a value out of range.
         """
-        known = {f.name: f for f in fields(self)}
-        types = get_type_hints(type(self))
+        known = {f.name for f in fields(self)}
         values = {}
         for name, value in given.items():
             name = name.replace("-", "_")
@@ -118,7 +118,7 @@ class Config:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean {flag(near[0])}?" if near else "see --help for the list"
                 raise UserError(f"{flag(name)}: unknown option; {hint}")
-            values[name] = _convert(name, value, types[name], known[name].metadata)
+            values[name] = convert(name, value)
         self._check(values)
         for name, value in values.items():
             setattr(self, name, value)
@@ -140,13 +140,11 @@ class Config:
     def update_known(self, stored):
         """Take the options of a checkpoint that this version has; others and unreadable ones are left."""
         names = {f.name for f in fields(self)} - {"use_chainer"}
-        for name, value in stored.items():
-            if name in names:
-                try:
-                    self.parse({name: value})
-                except UserError:
-                    continue
-        return self
+        readable = {}
+        for name in names & stored.keys():
+            with suppress(UserError):
+                readable[name] = convert(name, stored[name])
+        return self.parse(readable)
 
     def state_dict(self):
         """The options as plain values."""
@@ -158,8 +156,9 @@ def flag(name):
     return "--" + name.replace("_", "-")
 
 
-def _convert(name, value, hint, meta):
-    """`value` (a string or a Python value) as the type that the field declares, within its range."""
+def convert(name, value):
+    """`value` (a string or a Python value) as the type that the option `name` declares, within its range."""
+    hint, meta = get_type_hints(Config)[name], Config.__dataclass_fields__[name].metadata
     optional = type(None) in get_args(hint)
     if value is None or (optional and isinstance(value, str) and value in ("None", "none", "")):
         if not optional:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
+from utils.array_tool import totensor
 from utils.errors import UserError
 
 # What a network was trained on, by name: channel order, range, mean (in that order) and standard deviation.
@@ -68,7 +69,7 @@ def normalize(img, input_mode="torchvision"):
 
 def inverse_normalize(img, input_mode="torchvision"):
     """The inverse of `normalize`: (..., 3, H, W) prepared array or tensor → tensor float32 RGB, 0..255."""
-    img = torch.as_tensor(img, dtype=torch.float32)
+    img = totensor(img, dtype=torch.float32)
     bgr, factor, mean, std = _statistics(input_mode, img.device)
     img = (img * std + mean) / factor
     return (img.flip(-3) if bgr else img).clamp(0, 255)
@@ -84,7 +85,14 @@ def resize(img, size):
     """(C, H, W) float tensor → (C, *size), bilinear without anti-aliasing: skimage's `resize` but for the border."""
     if tuple(img.shape[1:]) == tuple(size):
         return img
-    return F.interpolate(img[None], size=size, mode="bilinear", align_corners=False)[0]
+    # On a CPU the last bits depend on how many threads share the work; a data loader's process has one, and a run must
+    # not depend on where its pictures were resized.
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return F.interpolate(img[None], size=size, mode="bilinear", align_corners=False)[0]
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def prepare(img, min_size=600, max_size=1000, input_mode="torchvision"):
@@ -98,5 +106,5 @@ def prepare(img, min_size=600, max_size=1000, input_mode="torchvision"):
     Returns:
         (3, H', W') float32 tensor on the device of `img`.
     """
-    img = torch.as_tensor(img, dtype=torch.float32)
+    img = totensor(img, dtype=torch.float32)
     return normalize(resize(img, resized_size(img.shape[1:], min_size, max_size)), input_mode)

@@ -50,7 +50,7 @@ def find_images(pattern):
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        found = [p for p in path.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
         what = f"no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) in this folder"
     else:
         found = [p for p in map(Path, glob.glob(str(pattern), recursive=True)) if p.is_file()]
@@ -87,6 +87,8 @@ def predict_files(model, paths, out_dir, max_dets=None):
     out_dir = Path(out_dir)
     records, problems = [], []
     names = _distinct_names(paths)
+    if {(out_dir / name).resolve() for name in names} & {Path(path).resolve() for path in paths}:
+        raise UserError(f"--out={out_dir}: holds the pictures themselves, which would be lost; choose another folder")
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         for path, name in zip(tqdm(paths, desc="predict", unit="img", disable=len(paths) < 2), names, strict=True):

@@ -18,6 +18,9 @@ def nms(bbox, score, thresh, n_post=None):
     Returns:
         (R',) int64 indices of the kept boxes, best score first.
     """
+    # torchvision's CPU code compares a float32 IoU with the threshold in double precision: float32(0.3) is above 0.3,
+    # and a tie would be dropped. In the precision of the boxes a tie is a tie.
+    thresh = torch.tensor(thresh, dtype=bbox.dtype).item()
     order = score.argsort(descending=True, stable=True)
     bbox, score = yx2xy(bbox)[order], score[order]
     if n_post is None or bbox.device.type != "cpu":

@@ -126,7 +126,7 @@ class AnchorTargetCreator:
         positive = random_subset(positive, int(self.pos_ratio * self.n_sample), generator)
         negative = random_subset(negative, self.n_sample - positive.sum(), generator)
         label = positive.long() - (~positive & ~negative).long()
-        if len(bbox) == 0:
+        if argmax is None:
             return torch.zeros_like(anchor), label
         return bbox2loc(anchor, bbox[argmax]) * inside[:, None], label
 
@@ -137,7 +137,7 @@ class AnchorTargetCreator:
 
     def _assign(self, anchor, bbox, inside):
         """positive (A,), negative (A,) bool, before sampling; argmax (A,) the box of largest IoU."""
-        if len(bbox) == 0:
+        if len(bbox) == 0 or len(anchor) == 0:
             return torch.zeros_like(inside), inside, None
         iou = bbox_iou(anchor, bbox) * inside[:, None]  # (A, R); 0 for those outside, which no rule below takes
         max_iou, argmax = iou.max(dim=1)
@@ -196,7 +196,7 @@ class ProposalTargetCreator:
         max_iou, argmax = bbox_iou(roi, bbox).max(dim=1)
         positive = max_iou >= self.pos_iou_thresh
         negative = (max_iou < self.neg_iou_thresh_hi) & (max_iou >= self.neg_iou_thresh_lo)
-        positive = random_subset(positive, int(self.pos_ratio * self.n_sample), generator)
+        positive = random_subset(positive, round(self.pos_ratio * self.n_sample), generator)
         negative = random_subset(negative & ~positive, self.n_sample - positive.sum(), generator)
 
         keep = torch.cat([positive.nonzero(), negative.nonzero()])[:, 0]  # (S,)

@@ -46,6 +46,7 @@ def assert_same(a, b, atol=1e-4):
 def test_results_are_arrays_best_first(tiny):
     bboxes, labels, scores = tiny.predict(pictures())
     assert len(bboxes) == len(labels) == len(scores) == len(SIZES)
+    assert len(set(np.concatenate(labels))) > 1
     for bbox, label, score in zip(bboxes, labels, scores):
         assert (bbox.dtype, label.dtype, score.dtype) == (np.float32, np.int32, np.float32)
         assert bbox.shape == (len(label), 4)
@@ -54,14 +55,18 @@ def test_results_are_arrays_best_first(tiny):
         assert (np.diff(score) <= 0).all()
         assert ((score > tiny.score_thresh) & (score <= 1)).all()
         assert set(label) <= {0, 1, 2}
-        assert len(set(label)) > 1
 
 
 # In the first four, resizing an edge back comes to a little more than the side if float32 rounds it.
 @pytest.mark.parametrize("size", [(137, 56), (62, 129), (127, 71), (28, 20), (20, 61), (160, 20), (48, 48)])
 def test_boxes_lie_in_the_original(tiny, size):
-    (bbox,), _, _ = tiny.predict(pictures([size]))
-    assert len(bbox) > 0
+    tiny.score_thresh, tiny.nms_thresh = 0.0, 1.0  # all boxes: some reach every edge
+    try:
+        (bbox,), _, _ = tiny.predict(pictures([size]))
+    finally:
+        tiny.use_preset("evaluate")
+    assert len(bbox) > 100
+    np.testing.assert_allclose(bbox.max(axis=0)[2:], size, rtol=1e-6)
     assert (bbox >= 0).all()
     assert (bbox[:, :2] <= bbox[:, 2:]).all()
     assert (bbox[:, 2] <= size[0]).all()
@@ -211,7 +216,7 @@ def shapes_only(request):
         return request.param().eval()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.tuples(st.integers(16, 1100), st.integers(16, 1100)))
 def test_size_of_the_map_is_the_extractors(shapes_only, size):
     features = shapes_only.extractor(torch.empty(1, 3, *size, device="meta"))
@@ -230,7 +235,7 @@ def spy_on(creator, calls):
 
 
 @pytest.mark.parametrize("ceil_mode", [True, False])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_proposals_never_come_from_the_padding(ceil_mode, data):
     sizes = data.draw(st.lists(st.tuples(st.integers(16, 130), st.integers(16, 130)), min_size=1, max_size=3))
@@ -242,10 +247,10 @@ def test_proposals_never_come_from_the_padding(ceil_mode, data):
     def cells(side):
         return -(-side // stride) if ceil_mode else side // stride
 
-    x = 100 * torch.randn(len(sizes), 4, *map(cells, padded))
+    x = torch.randn(len(sizes), 4, *map(cells, padded))
     for i, (height, width) in enumerate(sizes):
-        x[i, :, cells(height) :] = 1e4  # whoever looks there will score high
-        x[i, :, :, cells(width) :] = 1e4
+        x[i, :, cells(height) :] = 50.0  # whoever looks there will score high
+        x[i, :, :, cells(width) :] = 50.0
     calls = []
     rpn.proposal_layer = spy_on(rpn.proposal_layer, calls)
     scales = [1.0 + i for i in range(len(sizes))]
