@@ -63,7 +63,6 @@ def train(*args, **kwargs):
         for epoch in range(opt.epoch):
             set_epoch(loader, epoch)
             trainer.epoch = epoch
-            trainer.reset_meters()
             model.train()
             for batch in loader:
                 if step >= n_steps:
@@ -72,7 +71,7 @@ def train(*args, **kwargs):
                 trainer.train_step(*to_device(batch, device))
                 step += 1
                 bar.update()
-                if step % opt.plot_every == 0:
+                if step % opt.plot_every == 0 or step == n_steps:
                     enter_debugger(trainer, batch)
                     show(trainer, batch, step, bar)
             progress = {"epoch": epoch + 1, "step": step}
@@ -82,7 +81,7 @@ def train(*args, **kwargs):
                 line = f"epoch {epoch + 1}: mAP {result.map07:.4f} (VOC07 11-point), {result.map:.4f} (area)"
                 say(f"{line} on {opt.val_split}")
                 vis.log(f"{line}, lr {learning_rate(epoch, step):g}")
-                if result.map07 > (best_map or -1.0):  # never true of nan
+                if result.map07 > (-1.0 if best_map is None else best_map):  # never true of nan
                     best_map = result.map07
                     trainer.save(save_path=run_dir / "best.pth", best_map=best_map, **progress)
             trainer.save(save_optimizer=True, save_path=run_dir / "last.pth", best_map=best_map, **progress)
@@ -178,6 +177,8 @@ def training_data():
     names = parse_label_names(opt.label_names) if opt.label_names else find_label_names(opt.voc_data_dir, splits)
     if opt.load_path:
         names = checkpoint_names(checkpoint, names)
+    if not names:
+        raise UserError(f"{opt.voc_data_dir}: no object in the annotations of {' and '.join(splits)}; name the classes")
     train_db = VOCBboxDataset(opt.voc_data_dir, opt.train_split, names)
     report(train_db)
     if len(splits) == 1:

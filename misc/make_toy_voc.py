@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from skimage import draw, transform
+from skimage import color, draw, transform
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `python misc/x.py` puts misc/ there, not the root
@@ -32,6 +32,7 @@ MANIFEST = "made_by_make_toy_voc.txt"  # the files of the last run, one a line
 MIN_OBJECT = 16  # pixels of an object's longer side; the largest is half of the image's longer side
 MAX_OBJECTS = 6
 MAX_TILT = math.radians(20)
+HUE_SPREAD = 0.06  # of a class's colours, in turns of the colour circle; the six classes are 1/6 apart
 RING_HOLE = 0.55  # radius of the hole / outer radius
 EMPTY_EVERY = 20  # one image in so many has no object
 BORDER_SHARE = 0.25  # of the objects may hang over the border; the others lie inside
@@ -151,14 +152,21 @@ def texture(rng: np.random.Generator, height: int, width: int, one: np.ndarray, 
     return np.float32(one) + mix[..., None] * np.float32(other - one) + noise
 
 
+def colours_of(rng: np.random.Generator, name: str, count: int) -> np.ndarray:
+    """(count, 3) RGB, 0..255: of the hue that the class has more often than not; neighbours in hue overlap."""
+    hue = CLASSES.index(name) / len(CLASSES) + HUE_SPREAD * rng.standard_normal(count)
+    hsv = np.stack([hue % 1, rng.uniform(0.4, 1, count), rng.uniform(0.35, 1, count)], axis=1)
+    return 255 * color.hsv2rgb(hsv)
+
+
 def paint(rng: np.random.Generator, scene: list[Placed], height: int, width: int) -> np.ndarray:
     """(height, width, 3) uint8 RGB picture of a scene."""
-    ground = rng.uniform(40, 215, 3)
+    ground = rng.uniform(60, 195) + rng.uniform(-40, 40, 3)  # greyish: the objects are the colourful part
     image = texture(rng, height, width, ground, ground + rng.uniform(-60, 60, 3))
     for thing in scene:
         rows, cols, part = in_image(thing, height, width)
         window = image[rows, cols]
-        candidates = rng.uniform(0, 255, (8, 3))
+        candidates = colours_of(rng, thing.name, 8)
         contrast = np.linalg.norm(candidates - window[part].mean(axis=0), axis=1)
         colour = candidates[np.argmax(contrast > 110)]  # the first that stands out from what lies below
         window[part] = texture(rng, *part.shape, colour, colour + rng.uniform(-70, 70, 3))[part]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.dataset import EpochSampler
 from misc.make_toy_voc import make_toy_voc
 from utils.cli_tool import run_command
 from utils.config import Config, opt
@@ -115,14 +116,15 @@ def test_without_a_val_list_training_goes_on_unvalidated(home, tmp_path):
 
 def test_a_picture_that_breaks_in_mid_run_is_one_line_and_nothing_is_lost(home, tmp_path):
     shutil.copytree(home / "toy", tmp_path / "toy")
-    picture = tmp_path / "toy/JPEGImages/000003.jpg"
+    last = [*EpochSampler(8)][-1]  # in the order of the first epoch: seven steps come before it
+    picture = tmp_path / f"toy/JPEGImages/{last + 1:06}.jpg"
     picture.write_bytes(picture.read_bytes()[:900])  # the header is whole: only decoding it tells
     words = ["--voc-data-dir=toy", "--epoch=3", "--visdom=False", "--name=hurt", "--batch-size=1", "--num-workers=1"]
     done = run(tmp_path, "train", *SMALL[:3], *words, code=2)
-    assert "000003.jpg" in done.stderr.splitlines()[-1]
+    assert picture.name in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     kept = torch.load(tmp_path / "runs/hurt/interrupted.pth", weights_only=True)
-    assert kept["other_info"]["step"] >= 1
+    assert kept["other_info"]["step"] == 7
 
 
 def test_debug_file_opens_ipdb(home, tmp_path):

@@ -57,7 +57,7 @@ def run_command(commands, argv, fire):
     """Run `argv` (without the program's name) as one of `commands`, a dict of functions, through `fire`.
 
     Returns:
-        the exit code: 0, or 2 after a mistake of the user's, told in one line.
+        the exit code: 0; 2 after a mistake of the user's, told in one line; 130 after Ctrl-C.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview(commands))
@@ -76,6 +76,9 @@ def run_command(commands, argv, fire):
     except UserError as error:
         say(f"error: {error_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        say("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

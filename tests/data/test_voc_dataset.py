@@ -1,9 +1,7 @@
 """data/voc_dataset.py on made folders, one rule a test."""
 
-import io
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,41 +9,8 @@ from PIL import Image
 
 from data import voc_dataset
 from data.voc_dataset import VOC_BBOX_LABEL_NAMES, Problem, VOCBboxDataset, find_label_names, report_problems
+from tests.voc_folder import PICTURE, annotation, make_voc, obj
 from utils.errors import UserError
-
-SIZE = "<size><width>100</width><height>80</height><depth>3</depth></size>"
-
-
-def obj(name="cat", xmin=11, ymin=21, xmax=31, ymax=51, extra=""):
-    box = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
-    return f"<object><name>{name}</name>{extra}<bndbox>{box}</bndbox></object>"
-
-
-def annotation(*objects, size=SIZE):
-    return f"<annotation>{size}{''.join(objects)}</annotation>"
-
-
-def picture_bytes() -> bytes:
-    """A 100×80 picture, as PNG; readers go by the content, not by the suffix."""
-    file = io.BytesIO()
-    Image.new("RGB", (100, 80)).save(file, "PNG")
-    return file.getvalue()
-
-
-PICTURE = picture_bytes()
-
-
-def make_voc(root: Path, files: dict[str, str | bytes], picture=".jpg", **lists: str | bytes) -> Path:
-    """A VOC folder with an annotation and a picture for each id; `trainval` lists all unless given."""
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / folder).mkdir(parents=True)
-    for image_id, xml in files.items():
-        (root / "JPEGImages" / f"{image_id}{picture}").write_bytes(PICTURE)
-        (root / "Annotations" / f"{image_id}.xml").write_bytes(xml if isinstance(xml, bytes) else xml.encode())
-    for split, text in ({"trainval": "\n".join(files)} | lists).items():
-        raw = text if isinstance(text, bytes) else text.encode()
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_bytes(raw)
-    return root
 
 
 @pytest.fixture
