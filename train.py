@@ -24,12 +24,18 @@ import torch
 from fire.decorators import SetParseFn
 from tqdm import tqdm
 
+try:
+    import torchvision  # noqa: F401
+except RuntimeError as reason:  # its operators are not compiled for this build of torch (+cpu, say)
+    print(f"error: torchvision does not fit torch {torch.__version__} ({reason}); install both anew", file=sys.stderr)
+    sys.exit(2)
+
 from data.dataset import Dataset, TestDataset, inverse_normalize, set_epoch, test_loader, train_loader
 from data.voc_dataset import VOCBboxDataset, find_label_names, report_problems
 from model.zoo import ARCHITECTURE, build_model, model_from_checkpoint, stored_label_names
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import read_checkpoint
-from utils.cli_tool import choose_device, make_run_dir, run_command, say
+from utils.cli_tool import choose_device, make_run_dir, return_free_memory, run_command, say
 from utils.config import opt
 from utils.errors import UserError
 from utils.label_names import parse_label_names
@@ -74,6 +80,8 @@ def train(*args, **kwargs):
                 if step % opt.plot_every == 0 or step == n_steps:
                     enter_debugger(trainer, batch)
                     show(trainer, batch, step, bar)
+                if device.type == "cpu" and step % 200 == 0:
+                    return_free_memory()
             progress = {"epoch": epoch + 1, "step": step}
             if val_db is not None and ((epoch + 1) % opt.eval_every == 0 or step >= n_steps):
                 result = evaluate(model, val_db)

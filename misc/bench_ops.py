@@ -1,4 +1,4 @@
-"""Our RoI align and NMS beside torchvision's operators, on the same tensors in one run: seconds and ratios, as Markdown.
+"""Our RoI align and NMS beside torchvision's operators, on the same tensors in one run: times and ratios, in Markdown.
 
     python misc/bench_ops.py            # on a GPU if there is one
     python misc/bench_ops.py --device=cpu

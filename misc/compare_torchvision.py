@@ -32,6 +32,7 @@ from model import FasterRCNNMobileNetV2
 from trainer import FasterRCNNTrainer
 from utils.bbox_tools import resize_bbox, yx2xy
 from utils.checkpoint import read_state_dict
+from utils.cli_tool import return_free_memory
 from utils.config import Config
 from utils.eval_tool import evaluate_detections
 
@@ -52,7 +53,7 @@ class Ours:
         self.model.train()
         self.trainer.epoch = epoch
         self.trainer.set_lr(lr)
-        return self.trainer.train_step(*batch).total_loss
+        return self.trainer.train_step(*batch).total_loss.detach()
 
     def detect(self, img, size):
         return tuple(column[0] for column in self.model.predict([img], [size]))
@@ -118,8 +119,10 @@ def run(name, args, seed):
         losses, begin = [], time.perf_counter()
         for batch in loader:
             lr = args.lr * min(1.0, (step + 1) / args.warmup) * (0.1 if epoch >= args.milestone else 1.0)
-            losses.append(float(system.step(batch, lr, epoch)))
+            losses.append(system.step(batch, lr, epoch).item())
             step += 1
+            if step % 100 == 0:
+                return_free_memory()
         training_s += time.perf_counter() - begin
         rows = []
         for img, size, bbox, label, difficult in test_loader(TestDataset(val_db, args.size, args.max_size)):

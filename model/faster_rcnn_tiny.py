@@ -47,7 +47,7 @@ class FasterRCNNTiny(FasterRCNN):
         roi="align",
         rpn_min_size=4,
         allowed_border=1024,
-        n_sample=64,
+        n_sample=128,
         **others,
     ):
         extractor = nn.Sequential(

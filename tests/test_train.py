@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from data.dataset import EpochSampler
-from misc.make_toy_voc import make_toy_voc
+from misc.make_toy_voc import CLASSES, make_toy_voc
+from model import FasterRCNNVGG16
 from utils.cli_tool import run_command
 from utils.config import Config, opt
+from utils.label_names import VOC_BBOX_LABEL_NAMES
 from utils.visdom_server import port_in_use
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -215,6 +217,48 @@ def test_help_helps_and_does_nothing(home, name):
     for words in ("--voc-data-dir", "--plot-every", "default: 40", "usage:"):
         assert words in done.stdout
     assert sorted(os.listdir(home)) == before
+
+
+def test_a_torchvision_that_does_not_fit_is_one_line(home, tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    words = [sys.executable, ROOT / "train.py", "train", "--voc-data-dir=toy"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, cwd=home, capture_output=True, text=True, env=env)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "nms does not exist" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_published_checkpoint_loads_in_all_three_commands(home, tmp_path):
+    """simple-faster-rcnn's: VGG16 of 20 classes, its keys of December 2017, a numpy scalar, the old torch format."""
+    config = {
+        "lr1": 1e-3,
+        "lr2": 1e-4,
+        "lr3": 1e-5,
+        "milestone": 10,
+        "caffe_pretrain": True,
+        "min_size": 96,
+        "max_size": 192,
+    }
+    content = {"model": FasterRCNNVGG16().state_dict(), "config": config, "other_info": {"best_map": np.float64(0.7)}}
+    path = tmp_path / "published.pth"
+    torch.save(content | {"vis_info": {}}, path, _use_new_zipfile_serialization=False)
+    shutil.copytree(home / "toy", tmp_path / "toy")
+    for annotation in (tmp_path / "toy/Annotations").iterdir():
+        text = annotation.read_text()
+        for name, new in zip(CLASSES, VOC_BBOX_LABEL_NAMES):
+            text = text.replace(f"<name>{name}</name>", f"<name>{new}</name>")
+        annotation.write_text(text)
+    data = "--voc-data-dir=toy"
+    assert "aeroplane" in run(tmp_path, "eval", f"--load-path={path}", data, "--test-num-workers=0").stdout
+    run(tmp_path, "predict", f"--load-path={path}", "--image=toy/JPEGImages/000001.jpg", "--out=out")
+    run(
+        tmp_path, "train", f"--load-path={path}", data, "--max-iter=1", "--visdom=False", "--name=on", "--num-workers=0"
+    )
+    kept = torch.load(tmp_path / "runs/on/last.pth", weights_only=True, mmap=True)["config"]
+    assert (kept["input_mode"], kept["min_size"]) == ("caffe_legacy", 96)
 
 
 def test_two_runs_with_one_seed_are_equal_whatever_the_workers(home):

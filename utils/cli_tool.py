@@ -1,7 +1,9 @@
 """What the commands share: lines to the terminal, help, the device, the run's folder."""
 
+import ctypes
 import difflib
 import sys
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
@@ -39,6 +41,16 @@ def choose_device(name):
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device={name}: must be auto, cpu, cuda or cuda:0, cuda:1, ...")
     return device
+
+
+def return_free_memory():
+    """Give back to the system what glibc's malloc keeps.
+
+    Batches of ever new sizes leave its heap in pieces: on a CPU a run of a small network on photographs grows from 0.9
+    to 5 GB in 700 steps, all of it free memory. Takes about 0.15 s.
+    """
+    with suppress(OSError, AttributeError):  # another system, another malloc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def make_run_dir(name, overwrite=False, root="runs"):

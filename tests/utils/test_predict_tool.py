@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -200,6 +201,22 @@ def test_evaluate_without_detections():
     result = evaluate_model(Detector({}), samples())
     assert result.map == 0
     assert result.n_det.tolist() == [0, 0]
+
+
+def test_evaluate_keeps_no_picture():
+    alive = []
+
+    def many():
+        for _ in range(20):
+            for img, *rest in samples():
+                alive.append(weakref.ref(img))
+                yield img, *rest
+                del img
+                assert sum(ref() is not None for ref in alive) <= 2  # the consumer may still hold the last one
+
+    result = evaluate_model(Detector({}), many())
+    assert len(alive) == 60
+    assert result.n_gt.sum() == 40
 
 
 def test_evaluate_passes_max_dets_on():
