@@ -5,9 +5,6 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-# torch's threads spin while they wait; beside any other process that slows a step down several times (docs/performance.md).
-export GOMP_SPINCOUNT ?= 1000
-
 .PHONY: setup demo test test-slow lint format clean
 
 setup: $(READY)

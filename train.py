@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 # By default the threads of a parallel region spin while they wait for the last one: with any other process on one of
-# the cores (a data loader's, say) that makes a step on a CPU up to five times as slow. Read when torch is loaded.
+# the cores (a data loader's, say) that makes a step on a CPU several times as slow. Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import fire

@@ -54,7 +54,7 @@ class FasterRCNNTiny(FasterRCNN):
             conv_bn(3, 32, 3, stride=2), nn.ReLU(inplace=True),
             ResidualBlock(32, 64, stride=2), ResidualBlock(64, 128, stride=2), ResidualBlock(128, 128),
         )  # fmt: skip
-        proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 1000, "n_train_post_nms": 300,
+        proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 600, "n_train_post_nms": 200,
                      "n_test_pre_nms": 600, "n_test_post_nms": 100}  # fmt: skip
         rpn = RegionProposalNetwork(
             128, 128, ratios, anchor_scales, self.feat_stride, ceil_mode=True, proposal_creator_params=proposals
