@@ -169,7 +169,7 @@ MISTAKES = [
     (["train", "--voc-data-dir=nowhere"], ["nowhere"]),
     (["train", "--voc-data-dir=toy", "--train-split=best"], ["best.txt", "train"]),
     (["train", "--voc-data-dir=toy", "--model=tiny", "--name=first"], ["first", "--overwrite"]),
-    (["train", "--voc-data-dir=toy", "--model=tiny", "--label-names=circle,square"], ["cross"]),
+    (["train", "--voc-data-dir=toy", "--model=tiny", "--label-names=circle,square"], ["(circle, square)"]),
     (["train", "--voc-data-dir=toy", "--model=tiny", "--pretrained-path=no.pth"], ["no.pth"]),
     (["train", "--voc-data-dir=toy", "--model=tiny", "--pretrained-model=resnet"], ["--pretrained-model=resnet"]),
     (["train", "--voc-data-dir=toy", "--model=tiny", "--caffe-pretrain=True"], ["--caffe-pretrain", "vgg16"]),

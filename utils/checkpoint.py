@@ -7,6 +7,7 @@ GPU, the format before torch 1.6) are read as well.
 
 import os
 import pickle
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,14 +66,15 @@ def read_checkpoint(path):
         UserError: no such file, not a checkpoint, or one that would run code when loaded.
     """
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
+        with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickle protocols: a file is read or refused, with one line
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; check the path") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not a checkpoint; name a file in it, such as best.pth") from None
     except pickle.UnpicklingError as error:
-        foreign = "Unsupported" in str(error)
+        foreign = "Unsupported global" in str(error) or "Unsupported class" in str(error)
         reason = "it holds objects beside tensors and plain values" if foreign else "not a torch file"
         raise UserError(f"{path}: not a checkpoint that can be loaded safely ({reason}); choose another file") from None
     except Exception:  # torch's readers answer damaged files with whatever breaks first, struct.error for one
