@@ -216,7 +216,7 @@ def checkpoint_names(checkpoint, names):
 
 
 def report(db):
-    say(f"{db.split}: {db.summary()}")
+    say(db.summary())
     if db.problems:
         say(report_problems(db.problems), file=sys.stderr)
 
@@ -329,7 +329,7 @@ def finish(run_dir, best_map):
     best = run_dir / "best.pth" if best_map is not None else run_dir / "last.pth"
     if best_map is not None:
         say(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
-    say(f"next: python train.py eval --load-path={best} --voc-data-dir={opt.voc_data_dir}")
+    say(f"next: python train.py eval --load-path={best} --voc-data-dir={opt.voc_data_dir} --val-split={opt.val_split}")
     say(f"      python train.py predict --load-path={best} --image=FILE_OR_FOLDER")
 
 
