@@ -10,8 +10,10 @@
 import json
 import os
 import random
+import signal
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 # By default the threads of a parallel region spin while they wait for the last one: with any other process on one of
@@ -32,7 +34,7 @@ except RuntimeError as reason:  # its operators are not compiled for this build 
 
 from data.dataset import Dataset, TestDataset, inverse_normalize, set_epoch, test_loader, train_loader
 from data.voc_dataset import VOCBboxDataset, find_label_names, report_problems
-from model.zoo import ARCHITECTURE, build_model, model_from_checkpoint, stored_label_names
+from model.zoo import ARCHITECTURE, architecture, build_model, model_from_checkpoint, stored_label_names
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import read_checkpoint
 from utils.cli_tool import choose_device, make_run_dir, return_free_memory, run_command, say
@@ -48,13 +50,15 @@ from utils.visdom_server import is_visdom
 def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
     read_options(args, kwargs)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave as after Ctrl-C: with the state saved
     device = choose_device(opt.device)
     seed_everything(opt.seed)
     train_db, val_db, checkpoint = training_data()
     model = training_model(train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
     dataset = Dataset(train_db, model.min_size, model.max_size, model.input_mode, opt.seed)
     loader = train_loader(dataset, opt.batch_size, workers(opt.num_workers))
-    run_dir = make_run_dir(opt.name or f"{opt.model}-{time.strftime('%m%d-%H%M%S')}", opt.overwrite)
+    default_name = f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
+    run_dir = make_run_dir(opt.name or default_name, opt.overwrite)
     vis = dashboard()
     trainer = FasterRCNNTrainer(model, vis)
     if opt.load_path:
@@ -82,6 +86,7 @@ def train(*args, **kwargs):
                     show(trainer, batch, step, bar)
                 if device.type == "cpu" and step % 200 == 0:
                     return_free_memory()
+            check_finite(model, step)
             progress = {"epoch": epoch + 1, "step": step}
             if val_db is not None and ((epoch + 1) % opt.eval_every == 0 or step >= n_steps):
                 result = evaluate(model, val_db)
@@ -98,7 +103,7 @@ def train(*args, **kwargs):
             if opt.reload_best and epoch + 1 in opt.lr_milestones and best_map is not None:
                 trainer.load(run_dir / "best.pth")
     except BaseException:
-        if step:  # whatever stopped the run, what it learned is kept
+        if step and is_finite(model):  # whatever stopped the run, what it learned is kept
             path = trainer.save(save_optimizer=True, save_path=run_dir / "interrupted.pth", epoch=epoch, step=step)
             say(f"stopped in step {step}; the state is in {path}", file=sys.stderr)
         raise
@@ -113,12 +118,14 @@ def train(*args, **kwargs):
 def evaluate_command(*args, **kwargs):
     """Print the average precisions of the checkpoint --load-path on --val-split, and write them as JSON."""
     read_options(args, kwargs, needs="load_path")
+    path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_eval_{opt.val_split}.json")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     model = detector("evaluate")
     db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, model.label_names, use_difficult=True)
     report(db)
     result = evaluate(model, db)
     say(result.table())
-    path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_eval_{opt.val_split}.json")
     about = {
         "checkpoint": opt.load_path,
         "voc_data_dir": opt.voc_data_dir,
@@ -127,11 +134,8 @@ def evaluate_command(*args, **kwargs):
         "score_thresh": model.score_thresh,
         "nms_thresh": model.nms_thresh,
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
         path.write_text(json.dumps(about | result.to_json(), indent=1, ensure_ascii=False), "utf-8")
-    except OSError as error:
-        raise UserError(f"--out={path}: can't be written ({error.strerror}); choose another file") from None
     say(f"written to {path}")
 
 
@@ -162,6 +166,15 @@ def read_options(args, kwargs, needs=None):
     opt.parse(kwargs)
     if needs and not getattr(opt, needs):
         raise UserError(f"--{needs.replace('_', '-')} is missing: name a checkpoint, such as runs/NAME/best.pth")
+
+
+@contextmanager
+def writing(path):
+    """Where a file is written: what goes wrong is one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--out={path}: can't be written ({error.strerror}); choose another file") from None
 
 
 def seed_everything(seed):
@@ -227,12 +240,17 @@ def architecture_options(only_given):
 
 
 def training_model(label_names, checkpoint):
-    """The network to train: from a checkpoint's description, or from the options with ImageNet weights."""
-    if checkpoint is not None:
-        options = checkpoint_options(checkpoint)
-        model = model_from_checkpoint(checkpoint, label_names, finetune=bool(opt.finetune), **options)
-        say(f"starting from {checkpoint.path}")
-        return model
+    """The network to train, evaluated with the thresholds that were given."""
+    if checkpoint is None:
+        return with_thresholds(new_model(label_names))
+    options = checkpoint_options(checkpoint)
+    model = model_from_checkpoint(checkpoint, label_names, finetune=bool(opt.finetune), **options)
+    say(f"starting from {checkpoint.path}")
+    return with_thresholds(model)
+
+
+def new_model(label_names):
+    """A network from the options, with ImageNet weights if it has any and they are wanted."""
     options = architecture_options(only_given=False)
     if opt.caffe_pretrain:
         if opt.model != "vgg16":
@@ -245,6 +263,14 @@ def training_model(label_names, checkpoint):
     scratch = opt.pretrained_model == "none" or (model.pretrained_weights is None and path is None)
     if not scratch:
         model.load_pretrained(path)
+    return model
+
+
+def with_thresholds(model):
+    if opt.score_thresh is not None:
+        model.score_thresh = opt.score_thresh
+    if opt.nms_thresh is not None:
+        model.nms_thresh = opt.nms_thresh
     return model
 
 
@@ -288,6 +314,16 @@ def enter_debugger(trainer, batch):
         import ipdb  # noqa: T100  only those who ask for it need it
 
         ipdb.set_trace()  # noqa: T100
+
+
+def is_finite(model):
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad)
+
+
+def check_finite(model, step):
+    """Before a checkpoint is written: one with NaN would take the place of a good one."""
+    if not is_finite(model):
+        raise UserError(f"the parameters are not finite after step {step}: lower --lr, or raise --warmup")
 
 
 def show(trainer, batch, step, bar):
@@ -339,11 +375,7 @@ def detector(preset):
     names = parse_label_names(opt.label_names) if opt.label_names else None
     model = model_from_checkpoint(checkpoint, names, **checkpoint_options(checkpoint))
     model.use_preset(preset)
-    if opt.score_thresh is not None:
-        model.score_thresh = opt.score_thresh
-    if opt.nms_thresh is not None:
-        model.nms_thresh = opt.nms_thresh
-    return model.to(choose_device(opt.device), memory_format=torch.channels_last).eval()
+    return with_thresholds(model).to(choose_device(opt.device), memory_format=torch.channels_last).eval()
 
 
 if __name__ == "__main__":

@@ -213,10 +213,12 @@ class FasterRCNNTrainer(nn.Module):
         model = self.faster_rcnn
         names = list(model.label_names) if model.label_names else None
         config = {**self.config.state_dict(), **architecture(model), "frozen_bn": model.frozen_bn}
+        # numpy's values become Python's: a file is read again without any class of another package
+        plain = {name: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for name, v in kwargs.items()}
         content = {
             "model": model.state_dict(),
             "config": config,
-            "other_info": {"format_version": FORMAT_VERSION, "label_names": names, **kwargs},
+            "other_info": {"format_version": FORMAT_VERSION, "label_names": names, **plain},
             "vis_info": self.vis.state_dict(),
         }
         if save_optimizer:
@@ -248,7 +250,10 @@ class FasterRCNNTrainer(nn.Module):
         own = self.optimizer.state_dict()["param_groups"]
         same = [(g.keys(), len(g["params"])) for g in groups] == [(g.keys(), len(g["params"])) for g in own]
         if same:
+            decays = [group["weight_decay"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state)
+            for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay  # this run's option, not the file's
         else:  # of another kind (AdamW for SGD), or an older file's with a group for each parameter
             warnings.warn(f"{path}: its optimizer is of another kind; the optimizer starts afresh", stacklevel=3)
 

@@ -106,7 +106,8 @@ class FasterRCNN(nn.Module):
     def extract(self, imgs, sizes):
         """The feature maps of a batch, 0 in the cells that an image would not have by itself.
 
-        So the RPN's 3×3 convolution meets the same border as without padding, and no RoI takes features from it.
+        So the RPN's 3×3 convolution meets the same border as without padding, and no RoI takes features from it. (The
+        extractor's own convolutions do see the padding: cells within their reach of the edge differ a little.)
         """
         features = self.extractor(imgs)
         own_sizes = [self.rpn.map_size(size) for size in sizes]

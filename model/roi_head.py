@@ -38,6 +38,8 @@ class RoIHead(nn.Module):
         self.n_class = n_class
         self.roi_size = roi_size
         self.spatial_scale = spatial_scale
+        if roi not in ROI_OPS:
+            raise ValueError(f"roi {roi!r}: must be one of {', '.join(ROI_OPS)}")
         self.roi = roi
         self.classifier = classifier
         self.cls_loc = nn.Linear(width, n_class * 4)

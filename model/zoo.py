@@ -25,6 +25,7 @@ ARCHITECTURE = {
     "max_size": "max_size",
     "input_mode": "input_mode",
 }
+KINDS = {"anchor_scales": list, "anchor_ratios": list, "roi": str, "use_drop": bool, "input_mode": str}  # else numbers
 CLASS_LAYERS = ("head.score.", "head.cls_loc.")  # what depends on the classes
 
 
@@ -90,7 +91,10 @@ def model_from_checkpoint(checkpoint, label_names=None, finetune=False, **option
     label_names = label_names or stored_label_names(checkpoint)
     if len(label_names) != n_fg_class:
         raise UserError(f"{checkpoint.path}: has {n_fg_class} classes, but --label-names names {len(label_names)}")
-    model = build_model(options.pop("model"), n_fg_class, tuple(label_names), **options)
+    try:
+        model = build_model(options.pop("model"), n_fg_class, tuple(label_names), **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{checkpoint.path}: its description of the network can't be used ({error})") from None
     state, required = checkpoint.model, None
     if finetune:
         state = {name: value for name, value in state.items() if not name.startswith(CLASS_LAYERS)}
@@ -108,7 +112,7 @@ def _model_name(checkpoint, given=None):
         return "vgg16"
     if name is None:
         raise UserError(f"{checkpoint.path}: does not say which model it is for; name it with --model")
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise UserError(f"{checkpoint.path}: made with the model {name!r}, which is not one of {', '.join(MODELS)}")
     return name
 
@@ -117,6 +121,9 @@ def _stored_options(checkpoint):
     """What the file says of the network and its input; simple-faster-rcnn's files say less, and in other words."""
     config = checkpoint.config
     options = {key: config[key] for key in ARCHITECTURE if config.get(key) is not None}
+    for key, value in options.items():
+        if not isinstance(value, KINDS.get(key, int | float)):
+            raise UserError(f"{checkpoint.path}: its {key} is {value!r}, which can't be; set --{key.replace('_', '-')}")
     if "input_mode" not in options and config.get("caffe_pretrain"):
         options["input_mode"] = "caffe_legacy"
     if options.get("input_mode", "torchvision") not in INPUT_MODES:
@@ -134,6 +141,6 @@ def _n_fg_class(checkpoint):
 def stored_label_names(checkpoint):
     """Class names in the file; VOC's for an old file of 20 classes; else numbers."""
     n_fg_class, names = _n_fg_class(checkpoint), checkpoint.other_info.get("label_names")
-    if names is not None and len(names) == n_fg_class:
+    if isinstance(names, list | tuple) and len(names) == n_fg_class:
         return tuple(names)
     return VOC_BBOX_LABEL_NAMES if n_fg_class == 20 else tuple(f"class {i}" for i in range(n_fg_class))

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fire
@@ -129,6 +131,38 @@ def test_a_picture_that_breaks_in_mid_run_is_one_line_and_nothing_is_lost(home, 
     assert kept["other_info"]["step"] == 7
 
 
+def test_a_run_that_diverges_never_takes_the_place_of_a_good_checkpoint(home, tmp_path):
+    words = [f"--voc-data-dir={home}/toy", "--epoch=3", "--visdom=False", "--lr=100", "--plot-every=1000", "--name=up"]
+    done = run(tmp_path, "train", *SMALL, *words, code=2)
+    assert "not finite" in done.stderr.splitlines()[-1]
+    for path in (tmp_path / "runs/up").iterdir():
+        state = torch.load(path, weights_only=True)["model"]
+        assert all(value.isfinite().all() for value in state.values())
+
+
+def test_overwrite_sets_the_former_runs_files_aside(home, tmp_path):
+    (tmp_path / "runs/again").mkdir(parents=True)
+    (tmp_path / "runs/again/interrupted.pth").write_text("the former run's")
+    words = [f"--voc-data-dir={home}/toy", "--max-iter=1", "--visdom=False", "--name=again", "--overwrite"]
+    run(tmp_path, "train", *SMALL, *words)
+    names = sorted(path.name for path in (tmp_path / "runs/again").iterdir())
+    assert names == ["best.pth", "interrupted.pth.old", "last.pth"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_keeps_what_it_learned(home, tmp_path, how):
+    words = [sys.executable, ROOT / "train.py", "train", *SMALL, f"--voc-data-dir={home}/toy", "--epoch=1000"]
+    words += ["--eval-every=1000", "--visdom=False", "--plot-every=2", "--name=stopped"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not (tmp_path / "runs/stopped/last.pth").exists() and process.poll() is None:
+        time.sleep(0.1)  # until the first epoch is over
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (130, 143)
+    assert "Traceback" not in stderr
+    assert (tmp_path / "runs/stopped/interrupted.pth").exists()
+
+
 def test_debug_file_opens_ipdb(home, tmp_path):
     (tmp_path / "debugf").touch()
     words = [sys.executable, ROOT / "train.py", "train", *SMALL, f"--voc-data-dir={home}/toy", "--max-iter=1"]
@@ -136,6 +170,9 @@ def test_debug_file_opens_ipdb(home, tmp_path):
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, input="p 6*7\nc\n")
     assert done.returncode == 0, done.stderr
     assert "42" in done.stdout
+    done = subprocess.run([*words, "--overwrite"], cwd=tmp_path, capture_output=True, text=True, input="q\n")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
@@ -184,6 +221,11 @@ MISTAKES = [
     (["eval", LOAD, "--voc-data-dir=toy", "--label-names=a,b"], ["6 classes"]),
     (["eval", LOAD, "--voc-data-dir=toy", "--score-thresh=2"], ["--score-thresh=2", "from 0 to 1"]),
     (["eval", LOAD, "--voc-data-dir=toy", "--out=toy/Annotations/000001.xml/x"], ["--out"]),
+    (["train", "--voc-data-dir=toy", "--seed=99999999999999999999"], ["--seed", "from 0 to"]),
+    (["train", "--voc-data-dir=toy", "--model=tiny", "--name=../up"], ["--name=../up"]),
+    (["train", "--voc-data-dir=toy", LOAD, "--pretrained-path=x.pth"], ["--pretrained-path", "--load-path"]),
+    (["train", "--voc-data-dir=toy", "--pretrained-model=none", "--pretrained-path=x.pth"], ["--pretrained-path"]),
+    (["train", "--voc-data-dir=toy", "-", "foo"], ["--name=value"]),
     (["predict", LOAD], ["--image"]),
     (["predict", LOAD, "--image=nothing*.jpg"], ["nothing*.jpg"]),
     (["predict", LOAD, "--image=toy/Annotations"], ["no pictures"]),

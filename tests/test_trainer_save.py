@@ -157,3 +157,11 @@ def test_broken_optimizer_does_not_stop_the_weights(trained, tmp_path, optimizer
         warnings.simplefilter("ignore")
         fresh.load(path)
     assert equal(weights(fresh), weights(trained))
+
+
+def test_numpy_values_in_other_info_are_read_again(tmp_path):
+    trainer = FasterRCNNTrainer(FasterRCNNTiny(2))
+    values = {"a": np.int32(3), "b": np.bool_(True), "c": np.arange(2), "d": np.float64(0.5)}
+    path = trainer.save(save_path=tmp_path / "x.pth", **values)
+    info = read_checkpoint(path).other_info
+    assert [info[name] for name in "abcd"] == [3, True, [0, 1], 0.5]

@@ -3,6 +3,7 @@
 import ctypes
 import difflib
 import sys
+from bdb import BdbQuit
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -56,12 +57,16 @@ def return_free_memory():
 def make_run_dir(name, overwrite=False, root="runs"):
     """runs/NAME, made if need be. Raises UserError if it has checkpoints and `overwrite` is not set."""
     path = Path(root, name)
+    if ".." in path.parts or Path(name).is_absolute():
+        raise UserError(f"--name={name}: is a folder under {root}/; leave out '..' and a leading /")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--name={name}: {path} can't be made ({error.strerror}); choose another name") from None
     if any(path.glob("*.pth")) and not overwrite:
         raise UserError(f"--name={name}: {path} has checkpoints; choose another name, or allow it with --overwrite")
+    for checkpoint in path.glob("*.pth"):  # the former run's: beside the new one's they would pass for its own
+        checkpoint.replace(f"{checkpoint}.old")
     return path
 
 
@@ -80,6 +85,9 @@ def run_command(commands, argv, fire):
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}"
         print(f"error: {name}: unknown command; {hint}", file=sys.stderr)
         return 2
+    if "-" in argv or "--" in argv:  # fire's own separators
+        print("error: - and -- alone: an option is written --name=value; --help lists them", file=sys.stderr)
+        return 2
     if "--help" in argv or "-h" in argv:
         print(command_help(name, commands[name]))
         return 0
@@ -88,7 +96,7 @@ def run_command(commands, argv, fire):
     except UserError as error:
         say(f"error: {error_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BdbQuit):  # BdbQuit: `q` in the debugger
         say("interrupted", file=sys.stderr)
         return 130
     return 0

@@ -73,7 +73,7 @@ class Config:
     roi_n_sample: int | None = option(None, "training", "RoIs an image in the loss; default: the model's", low=1)
     load_path: str | None = option(None, "training", "checkpoint: to start from in train, to use in eval and predict")
     finetune: str | None = option(None, "training", "checkpoint for other classes: all but the class layers is taken")
-    seed: int = option(0, "training", "of the order, the augmentation, the samples and the initial weights", low=0)
+    seed: int = option(0, "training", "of order, augmentation, samples and initial weights", low=0, high=2**32 - 1)
     device: str = option("auto", "training", "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")
     # run
     name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
@@ -129,6 +129,12 @@ class Config:
         """What one option forbids to another."""
         if values.get("use_chainer"):
             raise UserError("--use-chainer: there are no chainer models here any more; leave it out")
+        start = next((name for name in ("load_path", "finetune") if values.get(name)), None)
+        weights = next((name for name in ("pretrained_model", "pretrained_path") if name in values), None)
+        if start and weights:
+            raise UserError(f"{flag(weights)} and {flag(start)} both say where the weights come from; give one of them")
+        if values.get("pretrained_model") == "none" and values.get("pretrained_path"):
+            raise UserError("--pretrained-model=none starts from random weights; leave out it or --pretrained-path")
         after = {f.name: getattr(self, f.name) for f in fields(self)} | values
         if after["min_size"] > after["max_size"]:
             raise UserError(

@@ -52,6 +52,10 @@ def _opened(path):
         raise UserError(f"{path}: the picture is broken ({error}); replace or remove the file") from None
 
 
+# Less than a cell of a network of stride 16 leaves a map without cells: a picture of 10×1000 px is stretched instead.
+MIN_SIDE = 16
+
+
 def _statistics(input_mode, device):
     mode = INPUT_MODES[input_mode]
     mean = torch.tensor(mode["mean"], device=device).view(3, 1, 1)
@@ -76,9 +80,12 @@ def inverse_normalize(img, input_mode="torchvision"):
 
 
 def resized_size(size, min_size, max_size):
-    """(H, W) after the short side is brought to `min_size`, or the long side to `max_size` where that is less."""
+    """(H, W) after the short side is brought to `min_size`, or the long side to `max_size` where that is less.
+
+    No side is less than 16 px.
+    """
     scale = min(min_size / min(size), max_size / max(size))
-    return tuple(max(1, round(side * scale)) for side in size)
+    return tuple(max(MIN_SIDE, round(side * scale)) for side in size)
 
 
 def resize(img, size):

@@ -76,7 +76,7 @@ def test_resize_to_the_same_size_changes_nothing():
         ((1200, 1600), (600, 800)),
         ((333, 500), (600, 901)),  # 900.9
         ((600, 1000), (600, 1000)),
-        ((1, 5000), (1, 1000)),  # 0.2 of a pixel: one is left
+        ((1, 5000), (16, 1000)),  # a cell of the network is left
     ],
 )
 def test_resized_size_by_hand(size, out):
@@ -84,7 +84,7 @@ def test_resized_size_by_hand(size, out):
 
 
 @SMALL
-@given(st.integers(8, 3000), st.integers(8, 3000))
+@given(st.integers(60, 3000), st.integers(60, 3000))
 def test_resized_size_obeys_both_limits(height, width):
     out = resized_size((height, width), 600, 1000)
     assert min(out) <= 600
