@@ -91,8 +91,8 @@ def test_a_flipped_sample_by_hand():
 
 
 def test_long_pictures_are_limited_by_the_long_side():
-    img, bbox, _, scale = small(Pictures([(20, 100)], [[[2, 10, 12, 20]]]), min_size=60, max_size=50, flip=False)[0]
-    assert img.shape == (3, 10, 50)
+    img, bbox, _, scale = small(Pictures([(40, 100)], [[[2, 10, 12, 20]]]), min_size=60, max_size=50, flip=False)[0]
+    assert img.shape == (3, 20, 50)
     assert scale == 0.5
     assert bbox.tolist() == [[1, 5, 6, 10]]
 
