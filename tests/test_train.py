@@ -153,7 +153,14 @@ def test_overwrite_sets_the_former_runs_files_aside(home, tmp_path):
 def test_a_run_that_is_stopped_keeps_what_it_learned(home, tmp_path, how):
     words = [sys.executable, ROOT / "train.py", "train", *SMALL, f"--voc-data-dir={home}/toy", "--epoch=1000"]
     words += ["--eval-every=1000", "--visdom=False", "--plot-every=2", "--name=stopped"]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     while not (tmp_path / "runs/stopped/last.pth").exists() and process.poll() is None:
         time.sleep(0.1)  # until the first epoch is over
     process.send_signal(how)
