@@ -61,8 +61,8 @@ def train(*args, **kwargs):
     run_dir = make_run_dir(opt.name or default_name, opt.overwrite)
     vis = dashboard()
     trainer = FasterRCNNTrainer(model, vis)
-    if opt.load_path:
-        trainer.load(opt.load_path)
+    if opt.load_path and checkpoint.optimizer is not None:
+        trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
     vis.text("<br>".join(model.label_names), win="labels")
 
     n_steps = opt.epoch * len(loader) if opt.max_iter is None else min(opt.max_iter, opt.epoch * len(loader))

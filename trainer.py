@@ -242,10 +242,11 @@ class FasterRCNNTrainer(nn.Module):
         if parse_opt:
             self.config.update_known(checkpoint.config)
         if load_optimizer and checkpoint.optimizer is not None:
-            self._load_optimizer(checkpoint.optimizer, path)
+            self.load_optimizer(checkpoint.optimizer, path)
         return self
 
-    def _load_optimizer(self, state, path):
+    def load_optimizer(self, state, path):
+        """Go on with a checkpoint's optimizer state; one of another kind is left, with a warning that names `path`."""
         groups = state.get("param_groups", []) if isinstance(state, dict) else []
         own = self.optimizer.state_dict()["param_groups"]
         same = [(g.keys(), len(g["params"])) for g in groups] == [(g.keys(), len(g["params"])) for g in own]

@@ -145,7 +145,7 @@ class Config:
 
     def update_known(self, stored):
         """Take the options of a checkpoint that this version has; others and unreadable ones are left."""
-        names = {f.name for f in fields(self)} - {"use_chainer"}
+        names = {f.name for f in fields(self)} - {"use_chainer", "load_path", "finetune"}  # where that run began
         readable = {}
         for name in names & stored.keys():
             with suppress(UserError):
