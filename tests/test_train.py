@@ -149,6 +149,18 @@ def test_overwrite_sets_the_former_runs_files_aside(home, tmp_path):
     assert names == ["best.pth", "interrupted.pth.old", "last.pth"]
 
 
+def test_a_run_may_overwrite_the_one_that_it_starts_from(home, tmp_path):
+    (tmp_path / "runs/again").mkdir(parents=True)
+    shutil.copy(home / "runs/first/last.pth", tmp_path / "runs/again")
+    words = ["--load-path=runs/again/last.pth", f"--voc-data-dir={home}/toy", "--max-iter=1", "--visdom=False"]
+    done = run(tmp_path, "train", *words, "--use-adam", "--num-workers=0", "--name=again", "--overwrite")
+    assert "starts afresh" not in done.stderr  # the optimizer goes on too
+    before = torch.load(tmp_path / "runs/again/last.pth.old", weights_only=True)["model"]
+    after = torch.load(tmp_path / "runs/again/last.pth", weights_only=True)["model"]
+    assert not torch.equal(before["rpn.conv1.weight"], after["rpn.conv1.weight"])
+    assert torch.allclose(before["rpn.conv1.weight"], after["rpn.conv1.weight"], atol=0.05)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_keeps_what_it_learned(home, tmp_path, how):
     words = [sys.executable, ROOT / "train.py", "train", *SMALL, f"--voc-data-dir={home}/toy", "--epoch=1000"]

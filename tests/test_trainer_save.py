@@ -135,6 +135,15 @@ def test_parse_opt(trained, tmp_path):
     assert with_options.config.plot_every == 7
 
 
+def test_parse_opt_leaves_where_that_run_began(tmp_path):
+    begun = make_trainer(lr=0.004, load_path="runs/before/last.pth")
+    path = begun.save(save_path=tmp_path / "x.pth")
+    trainer = make_trainer()
+    trainer.load(path, parse_opt=True)
+    assert trainer.config.lr == 0.004
+    assert trainer.config.load_path is None
+
+
 def test_wrong_file_changes_nothing(tmp_path):
     trainer = make_trainer()
     before = weights(trainer)

@@ -112,6 +112,11 @@ def prepare(img, min_size=600, max_size=1000, input_mode="torchvision"):
 
     Returns:
         (3, H', W') float32 tensor on the device of `img`.
+
+    Raises:
+        ValueError: `img` has another shape, or no pixel.
     """
     img = totensor(img, dtype=torch.float32)
+    if img.ndim != 3 or img.shape[0] != 3 or img.numel() == 0:
+        raise ValueError(f"a picture of shape {tuple(img.shape)}: must be (3, H, W), with H and W at least 1")
     return normalize(resize(img, resized_size(img.shape[1:], min_size, max_size)), input_mode)

@@ -1,5 +1,7 @@
 """utils/image_tool.py against skimage's resize, hand numbers and small files of every kind."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -166,6 +168,12 @@ def test_prepare_takes_reversed_views():
 
 
 # Files
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 5), (3, 5, 0), (1, 5, 5), (5, 5, 3), (1, 3, 5, 5), (5, 5)])
+def test_prepare_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match=re.escape(str(shape))):
+        prepare(np.zeros(shape))
 
 
 def test_read_colour(tmp_path):
