@@ -1,9 +1,26 @@
-"""Non-maximum suppression."""
+"""Non-maximum suppression.
+
+Letters: N images, K boxes an image at the most, R boxes.
+"""
+
+import math
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torchvision.ops import nms as _torchvision_nms
 
+from model.ops import kernel
 from utils.bbox_tools import yx2xy
+
+PHASE = 2048  # boxes that cuda/nms.cu takes at a time
+
+
+class Kept(NamedTuple):
+    """What `nms_padded` keeps, of N images."""
+
+    index: Tensor  # (N, n_post) int64 places among the K boxes, best score first; −1 in unused slots
+    count: Tensor  # (N,) int32
 
 
 def nms(bbox, score, thresh, n_post=None):
@@ -16,36 +33,100 @@ def nms(bbox, score, thresh, n_post=None):
         n_post: at most so many are kept; None keeps all.
 
     Returns:
-        (R',) int64 indices of the kept boxes, best score first.
+        (R',) int64 indices of the kept boxes, best score first. Their number is what a GPU's host must wait for.
     """
-    # torchvision's CPU code compares a float32 IoU with the threshold in double precision: float32(0.3) is above 0.3,
-    # and a tie would be dropped. In the precision of the boxes a tie is a tie.
-    thresh = torch.tensor(thresh, dtype=bbox.dtype).item()
-    order = score.argsort(descending=True, stable=True)
-    bbox, score = yx2xy(bbox)[order], score[order]
-    if n_post is None or bbox.device.type != "cpu":
-        return order[_torchvision_nms(bbox, score, thresh)][:n_post]
-    # Whether a box is kept depends on better boxes alone, so a prefix of the sorted boxes gives a prefix of the answer.
-    # Suppression on a CPU is quadratic: growing prefixes end as soon as enough are kept.
-    n = 4 * n_post
-    while True:
-        keep = _torchvision_nms(bbox[:n], score[:n], thresh)
-        if len(keep) >= n_post or n >= len(bbox):
-            return order[keep[:n_post]]
-        n *= 2
+    return batched_nms(bbox, score, None, thresh, n_post)
 
 
-def batched_nms(bbox, score, group, thresh):
+def batched_nms(bbox, score, group, thresh, n_post=None):
     """`nms` within each group (the class, say): boxes of different groups never suppress each other.
 
     Args:
-        bbox: (R, 4); score: (R,); group: (R,) int; thresh: IoU, 0..1.
+        bbox: (R, 4); score: (R,); group: (R,) int or None; thresh: IoU, 0..1; n_post: as in `nms`, of all groups.
 
     Returns:
         (R',) int64 indices of the kept boxes, best score first.
     """
-    keep = [g[nms(bbox[g], score[g], thresh)] for g in (torch.where(group == i)[0] for i in group.unique())]
-    if not keep:
-        return group.new_zeros(0, dtype=torch.long)
-    keep = torch.cat(keep)
-    return keep[score[keep].argsort(descending=True, stable=True)]
+    order = score.argsort(descending=True, stable=True)
+    n_post = len(bbox) if n_post is None else min(n_post, len(bbox))
+    kept = nms_padded(bbox[order][None], thresh, n_post, None if group is None else group[order][None])
+    return order[kept.index[0, : int(kept.count[0])]]
+
+
+def nms_padded(bbox, thresh, n_post, group=None, count=None):
+    """`nms` of several images at once, in tensors whose sizes do not depend on what is kept: nothing waits for a GPU.
+
+    Args:
+        bbox: (N, K, 4) float boxes, each image's best score first.
+        thresh: IoU, 0..1; equality keeps both.
+        n_post: at most so many are kept of an image.
+        group: (N, K) int: boxes of different groups never suppress each other; None for one group.
+        count: (N,) int: how many of the K boxes each image has, the first ones; None for all.
+
+    Returns:
+        `Kept`.
+    """
+    n, k = bbox.shape[:2]
+    if count is None:
+        count = torch.full((n,), k, dtype=torch.int32, device=bbox.device)
+    group = None if group is None else group.int()
+    # a box's IoU and the threshold are compared in the precision of the boxes: a tie is a tie
+    thresh = torch.tensor(thresh, dtype=bbox.dtype).item()
+    return Kept(*_nms(bbox, group, count.int(), thresh, n_post))
+
+
+@torch.library.custom_op("faster_rcnn::nms", mutates_args=())
+def _nms(bbox: Tensor, group: Tensor | None, count: Tensor, thresh: float, n_post: int) -> tuple[Tensor, Tensor]:
+    (n, k), device = bbox.shape[:2], bbox.device
+    index = torch.full((n, n_post), -1, dtype=torch.int64, device=device)
+    kept = torch.zeros(n, dtype=torch.int32, device=device)
+    if not kernel.takes(bbox):
+        for i, size in enumerate(count.tolist()):
+            size = min(size, k)
+            own = _torchvision_groups(bbox[i, :size], None if group is None else group[i, :size], thresh, n_post)
+            index[i, : len(own)] = own
+            kept[i] = len(own)
+        return index, kept
+    bbox = bbox.float().contiguous()
+    group, count = None if group is None else group.contiguous(), count.contiguous()
+    n_tile, n_phase = PHASE // 64, math.ceil(k / PHASE)
+    overlaps = torch.empty(n, PHASE, n_tile, dtype=torch.int64, device=device)
+    gone = torch.zeros(n_phase, n, n_tile, dtype=torch.int64, device=device)
+    for phase in range(n_phase):  # all are launched; those for which nothing is left return at once
+        start = phase * PHASE
+        n_kept_tile = math.ceil(min(n_post, start) / 64)
+        compare = (bbox, group, count, thresh, k, start, n_post, index, kept, overlaps, gone[phase])
+        kernel.launch("nms", "nms_compare", (n_tile, n_tile + n_kept_tile, n), 64, compare, device)
+        keep = (overlaps, gone[phase], count, k, start, n_post, index, kept)
+        kernel.launch("nms", "nms_keep", (n, 1, 1), 256, keep, device)
+    return index, kept
+
+
+@_nms.register_fake
+def _(bbox, group, count, thresh, n_post):
+    n = bbox.shape[0]
+    return bbox.new_empty(n, n_post, dtype=torch.int64), bbox.new_empty(n, dtype=torch.int32)
+
+
+def _torchvision_groups(bbox, group, thresh, n_post):
+    """Of one image's sorted boxes, by torchvision's operator: (R',) indices, R' ≤ n_post."""
+    if group is None:
+        return _growing_prefixes(bbox, thresh, n_post)
+    own = (torch.where(group == g)[0] for g in group.unique())
+    keep = [places[_growing_prefixes(bbox[places], thresh, n_post)] for places in own]
+    return torch.cat([*keep, group.new_zeros(0, dtype=torch.int64)]).sort().values[:n_post]
+
+
+def _growing_prefixes(bbox, thresh, n_post):
+    """Whether a box is kept depends on better boxes alone, so a prefix of the boxes gives a prefix of the answer.
+
+    Suppression on a CPU is quadratic: growing prefixes end as soon as enough are kept.
+    """
+    bbox = yx2xy(bbox)
+    score = -torch.arange(len(bbox), dtype=bbox.dtype, device=bbox.device)  # sorted already
+    n = 4 * n_post if bbox.device.type == "cpu" else len(bbox)
+    while True:
+        keep = _torchvision_nms(bbox[:n], score[:n], thresh)
+        if len(keep) >= n_post or n >= len(bbox):
+            return keep[:n_post]
+        n *= 2

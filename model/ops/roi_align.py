@@ -3,10 +3,16 @@
 Letters: N images, C channels, (H, W) a map, R RoIs, P output bins a side, G samples a side of each bin.
 """
 
-import torch
-from torchvision.ops import roi_align as _torchvision_roi_align
+import math
 
-from model.ops.roi_pool import torchvision_rois
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.ops import kernel
+from model.ops.roi_pool import box_dtype, torchvision_rois
+
+MAX_BINS = 32  # a side, in the backward kernel's shared memory
 
 
 def roi_align(x, rois, roi_indices, output_size, spatial_scale, sampling_ratio=2, aligned=True):
@@ -16,36 +22,106 @@ def roi_align(x, rois, roi_indices, output_size, spatial_scale, sampling_ratio=2
         x: (N, C, H, W) float feature maps.
         rois: (R, 4) float boxes (y_min, x_min, y_max, x_max) in pixels of the prepared image; R ≥ 0.
         roi_indices: (R,) which of the N images each RoI lies in.
-        output_size: bins a side, P.
+        output_size: bins a side, P; at most 32 on a GPU.
         spatial_scale: cells of the map a pixel, 1 / stride.
         sampling_ratio: samples a side of each bin, G; 0 or less takes ⌈side of the bin⌉.
         aligned: shift by half a cell, so that a cell's value is at its centre (Detectron2's correction).
 
     Returns:
-        (R, C, P, P) of the dtype of `x`.
+        (R, C, P, P) of the dtype of `x`. Its gradient is the same in every run, on a GPU too.
     """
-    if x.device.type == "cpu" and x.requires_grad and sampling_ratio > 0:
-        return _separable_roi_align(x, rois, roi_indices, output_size, spatial_scale, sampling_ratio, aligned)
-    rois = torchvision_rois(rois, roi_indices, x.dtype)
-    return _torchvision_roi_align(x, rois, output_size, spatial_scale, sampling_ratio, aligned)
+    return _roi_align(
+        x, rois.to(box_dtype(x)), roi_indices.long(), output_size, float(spatial_scale), sampling_ratio, aligned
+    )
 
 
-def _separable_roi_align(x, rois, roi_indices, output_size, spatial_scale, sampling_ratio, aligned):
-    """The same numbers as two matrix products a RoI, which a CPU does fast in both directions.
+def _takes(x, output_size):
+    return kernel.takes(x) and output_size <= MAX_BINS
+
+
+@torch.library.custom_op("faster_rcnn::roi_align", mutates_args=())
+def _roi_align(
+    x: Tensor,
+    rois: Tensor,
+    roi_indices: Tensor,
+    output_size: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    (_, c, h, w), r, p = x.shape, len(rois), output_size
+    if not _takes(x, p):
+        dtype = box_dtype(x)
+        boxes = torchvision_rois(rois, roi_indices, dtype)
+        out = torch.ops.torchvision.roi_align(x.to(dtype), boxes, spatial_scale, p, p, sampling_ratio, aligned)
+        return out.to(x.dtype)
+    out = x.new_empty(r, c, p, p)
+    values = (x, *map(np.int64, x.stride()), rois.contiguous(), roi_indices.contiguous(), spatial_scale)
+    values += (int(aligned), sampling_ratio, c, h, w, p, out)
+    kernel.launch("roi_align", "roi_align_forward", (r, math.ceil(c / 32), 1), 256, values, x.device, x.dtype)
+    return out
+
+
+@_roi_align.register_fake
+def _(x, rois, roi_indices, output_size, spatial_scale, sampling_ratio, aligned):
+    return x.new_empty(rois.shape[0], x.shape[1], output_size, output_size)
+
+
+@torch.library.custom_op("faster_rcnn::roi_align_backward", mutates_args=())
+def _roi_align_backward(
+    grad: Tensor,
+    rois: Tensor,
+    roi_indices: Tensor,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    shape: list[int],
+) -> Tensor:
+    (n, c, h, w), p = shape, grad.shape[2]
+    if _takes(grad, p):
+        grad_x = grad.new_empty(n, h, w, c).permute(0, 3, 1, 2)
+        values = (grad.permute(0, 2, 3, 1).contiguous(), rois.contiguous(), roi_indices.contiguous(), spatial_scale)
+        values += (int(aligned), sampling_ratio, len(rois), c, h, w, p, grad_x)
+        grid = (w, h, n * math.ceil(c / 256))
+        kernel.launch("roi_align", "roi_align_backward", grid, 256, values, grad.device, grad.dtype)
+        return grad_x
+    dtype = box_dtype(grad)
+    if grad.device.type == "cpu" and sampling_ratio > 0:
+        rows = _separable_backward(grad.to(dtype), rois, roi_indices, spatial_scale, sampling_ratio, aligned, shape)
+        return rows.to(grad.dtype)
+    boxes = torchvision_rois(rois, roi_indices, dtype)
+    grad_x = torch.ops.torchvision._roi_align_backward(
+        grad.to(dtype), boxes, spatial_scale, p, p, n, c, h, w, sampling_ratio, aligned
+    )
+    return grad_x.to(grad.dtype)
+
+
+@_roi_align_backward.register_fake
+def _(grad, rois, roi_indices, spatial_scale, sampling_ratio, aligned, shape):
+    last = _takes(grad, grad.shape[2]) or (grad.device.type == "cpu" and sampling_ratio > 0)
+    n, c, h, w = shape
+    return grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) if last else grad.new_empty(shape)
+
+
+def _separable_backward(grad, rois, roi_indices, spatial_scale, sampling_ratio, aligned, shape):
+    """The same numbers as two matrix products a RoI, which a CPU does fast.
 
     A bilinear sample's weight is a weight in y times a weight in x, and the samples of a bin are a grid: so is their
-    mean. torchvision's backward scatters sample by sample on one core: forward and backward take two to eight times as
-    long there (`misc/bench_ops.py`).
+    mean. torchvision's backward scatters sample by sample on one core (`misc/bench_ops.py`).
     """
-    edges = rois.to(x.dtype) * spatial_scale - (0.5 if aligned else 0.0)  # (R, 4) in cells
-    y, x_ = (_axis_weights(edges[:, i], edges[:, i + 2], output_size, sampling_ratio, x.shape[2 + i], aligned)
-             for i in (0, 1))  # fmt: skip
-    out = x.new_zeros(len(rois), output_size, output_size, x.shape[1])
-    for i, own_map in enumerate(x.permute(0, 2, 3, 1)):  # (H, W, C): products of whole channel vectors
+    (n, c, h, w), p = shape, grad.shape[2]
+    edges = rois.to(grad.dtype) * spatial_scale - (0.5 if aligned else 0.0)  # (R, 4) in cells
+    y, x = (
+        _axis_weights(edges[:, i], edges[:, i + 2], p, sampling_ratio, n_cells, aligned)
+        for i, n_cells in enumerate((h, w))
+    )
+    grad_x = grad.new_empty(n, h, w, c)
+    for i in range(n):
         own = torch.where(roi_indices == i)[0]
-        rows = torch.einsum("rph,hwc->rpwc", y[own], own_map)
-        out = out.index_copy(0, own, x_[own, None] @ rows)  # (R', 1, P, W) @ (R', P, W, C)
-    return out.permute(0, 3, 1, 2)
+        bins = grad[own].permute(0, 2, 3, 1)  # (R', P, P, C)
+        rows = x[own, None].mT @ bins  # (R', 1, W, P) @ (R', P, P, C) → (R', P, W, C)
+        grad_x[i] = (y[own].flatten(0, 1).T @ rows.flatten(0, 1).flatten(1)).view(h, w, c)
+    return grad_x.permute(0, 3, 1, 2)
 
 
 def _axis_weights(low, high, output_size, sampling_ratio, n_cells, aligned):
@@ -61,3 +137,16 @@ def _axis_weights(low, high, output_size, sampling_ratio, n_cells, aligned):
     cells = torch.arange(n_cells, dtype=low.dtype)
     weight = (1 - (at[..., None] - cells).abs()).clamp(min=0) * inside[..., None]  # (R, P·G, H or W)
     return weight.view(len(low), output_size, sampling_ratio, n_cells).mean(dim=2)
+
+
+def _setup_context(ctx, inputs, output):
+    x, rois, roi_indices, _, *ctx.numbers = inputs
+    ctx.shape = x.shape
+    ctx.save_for_backward(rois, roi_indices)
+
+
+def _backward(ctx, grad):
+    return _roi_align_backward(grad, *ctx.saved_tensors, *ctx.numbers, ctx.shape), *[None] * 6
+
+
+_roi_align.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,333 @@
+"""The CUDA kernels without a GPU: compiled by NVRTC, and run on the CPU behind a shim against slow references."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.ops import kernel
+from model.ops.nms import PHASE, batched_nms, nms, nms_padded
+from model.ops.roi_align import roi_align
+from model.ops.roi_pool import roi_pool
+from tests.model.ops.cuda_on_cpu import needs_compiler
+from tests.model.ops.test_nms import random_boxes, slow_nms, whole
+from tests.model.ops.test_roi_align import roi as align_roi
+from tests.model.ops.test_roi_align import slow_roi_align
+from tests.model.ops.test_roi_pool import roi as pool_roi
+from tests.model.ops.test_roi_pool import slow_roi_pool
+
+pytestmark = needs_compiler
+NAMES = ("roi_pool", "roi_align", "nms")
+SMALL = settings(max_examples=40, deadline=None)
+LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+DTYPES = pytest.mark.parametrize("dtype", list(kernel.SCALARS), ids=str)
+OPS = pytest.mark.parametrize("op", [roi_pool, roi_align], ids=["pool", "align"])
+
+
+def random_case(n, c, h, w, n_roi, seed=0, stride=16):
+    """Feature maps with distinct values, and RoIs of all sizes, some over the edges and some wholly outside."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randperm(n * c * h * w, generator=generator).reshape(n, c, h, w) / 64.0 - 20
+    corner = torch.rand(n_roi, 2, generator=generator) * torch.tensor([h + 4, w + 4]) * stride - 2 * stride
+    rois = torch.cat([corner, corner + torch.rand(n_roi, 2, generator=generator) * 12 * stride], dim=1)
+    return x, rois, torch.randint(0, n, (n_roi,), generator=generator)
+
+
+def gradient(op, x, *others, seed=0):
+    """(out, grad of x) for a random gradient of out."""
+    x = x.detach().requires_grad_()
+    out = op(x, *others)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).to(out.dtype)
+    return out.detach(), torch.autograd.grad(out, x, weight)[0]
+
+
+# Compilation
+
+
+@pytest.mark.parametrize("arch", [75, 80, 90, 100])
+@DTYPES
+@pytest.mark.parametrize("name", NAMES)
+def test_nvrtc_compiles(name, dtype, arch):
+    nvrtc = pytest.importorskip("cupy", reason="no CuPy").cuda.nvrtc
+    program = nvrtc.createProgram(kernel.source(name), f"{name}.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, (f"--gpu-architecture=sm_{arch}", *kernel.options(dtype)))
+        assert len(nvrtc.getCUBIN(program)) > 1000
+    except nvrtc.NVRTCError:
+        pytest.fail(nvrtc.getProgramLog(program))
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shared_memory_and_threads_are_within_every_gpus_limits(name):
+    """48 KB and 1,024 threads; what the host launches is in the launch calls' own tests."""
+    text = kernel.source(name)
+    constants = {k: int(v) for k, v in re.findall(r"constexpr int (\w+) = (\d+);", text)}
+    size_of = {"float": 4, "int": 4, "unsigned": 4, "short": 2, "Bits": 8}
+    n_bytes = 0
+    for kind, variables in re.findall(r"__shared__ (\w+) ([^;]+);", text):
+        for variable in re.findall(r"\w+(?:\[[^\]]+\])*", variables):
+            dimensions = [eval(d, {}, constants) for d in re.findall(r"\[([^\]]+)\]", variable)]
+            n_bytes += size_of[kind] * int(np.prod(dimensions))
+    assert 0 < n_bytes <= 48 * 1024
+
+
+# RoI pooling
+
+
+@SMALL
+@given(rows=st.lists(st.tuples(pool_roi, st.integers(0, 2)), max_size=6), size=st.sampled_from([1, 2, 4, 9]))
+def test_roi_pool_agrees_with_the_slow_loop(kernels, rows, size):
+    """RoIs in and out of the map, corners on rounding ties, of three images in any order; 81 bins are two tiles."""
+    x, _, _ = random_case(3, 2, 6, 8, 0)
+    rois, indices = [r for r, _ in rows], [i for _, i in rows]
+    with kernels():
+        out = roi_pool(x, torch.tensor(rois).reshape(-1, 4), torch.tensor(indices, dtype=torch.int64), size, 0.25)
+    expected = slow_roi_pool(x.numpy(), rois, indices, size, 0.25)
+    if size == 9:  # n/9 is no binary fraction: an edge may fall on a whole number only after rounding
+        assert (out.numpy() >= expected).all()
+    else:
+        np.testing.assert_array_equal(out.numpy(), expected)
+
+
+# Both
+
+
+@OPS
+@LAYOUTS
+@DTYPES
+@pytest.mark.parametrize("channels", [1, 31, 33, 257])
+def test_equal_to_torchvision_forward_and_backward(kernels, op, layout, dtype, channels):
+    x, rois, indices = random_case(2, channels, 7, 9, 20)
+    x = x.to(dtype=dtype, memory_format=layout)
+    expected, expected_grad = gradient(op, x, rois, indices, 7, 1 / 16)
+    with kernels():
+        out, grad = gradient(op, x, rois, indices, 7, 1 / 16)
+    assert out.dtype == grad.dtype == dtype
+    assert out.is_contiguous()
+    torch.testing.assert_close(out, expected, rtol=0 if dtype == torch.float32 else 1e-2, atol=1e-5)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-4)
+
+
+@OPS
+@pytest.mark.parametrize("n_roi", [0, 1, 255, 256, 257])
+def test_any_number_of_rois(kernels, op, n_roi):
+    """The backward pass tests 256 RoIs at a time."""
+    x, rois, indices = random_case(2, 2, 5, 4, n_roi)
+    expected, expected_grad = gradient(op, x, rois, indices, 3, 1 / 16)
+    with kernels():
+        out, grad = gradient(op, x, rois, indices, 3, 1 / 16)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-4)
+
+
+@OPS
+def test_the_order_of_threads_changes_nothing(kernels, op):
+    x, rois, indices = random_case(2, 5, 6, 6, 60)
+    with kernels():
+        once = gradient(op, x, rois, indices, 7, 1 / 16)
+    with kernels(reverse=True):
+        again = gradient(op, x, rois, indices, 7, 1 / 16)
+    assert torch.equal(once[0], again[0])
+    assert torch.equal(once[1], again[1])
+
+
+@OPS
+def test_values_that_are_not_finite(kernels, op):
+    x, rois, indices = random_case(1, 3, 6, 6, 12)
+    x[0, 0, 2:4], x[0, 1, :, 1], x[0, 2, 5] = float("nan"), float("inf"), float("-inf")
+    expected = op(x, rois, indices, 3, 1 / 16)
+    with kernels():
+        out = op(x, rois, indices, 3, 1 / 16)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5, equal_nan=True)
+
+
+@OPS
+def test_a_view_and_transposed_strides(kernels, op):
+    x, rois, indices = random_case(2, 6, 6, 8, 9)
+    expected = op(x[:, 1:5], rois, indices, 3, 1 / 16)
+    with kernels():
+        torch.testing.assert_close(op(x[:, 1:5], rois, indices, 3, 1 / 16), expected)
+        transposed = x.transpose(2, 3).contiguous().transpose(2, 3)[:, 1:5]
+        torch.testing.assert_close(op(transposed, rois, indices, 3, 1 / 16), expected)
+
+
+# RoI align
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@SMALL
+@given(
+    rows=st.lists(st.tuples(align_roi, st.integers(0, 2)), max_size=4),
+    size=st.sampled_from([1, 3]),
+    samples=st.sampled_from([0, 1, 2, 3]),
+)
+def test_roi_align_agrees_with_the_slow_loop(kernels, aligned, rows, size, samples):
+    x, _, _ = random_case(3, 2, 6, 8, 0)
+    rois, indices = [r for r, _ in rows], [i for _, i in rows]
+    boxes = torch.tensor(rois).reshape(-1, 4)
+    with kernels():
+        out = roi_align(x, boxes, torch.tensor(indices, dtype=torch.int64), size, 0.25, samples, aligned)
+    expected = slow_roi_align(x.double().numpy(), boxes.double().tolist(), indices, size, 0.25, samples, aligned)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("samples", [0, 1, 2, 5])
+def test_roi_align_gradient(kernels, aligned, samples):
+    """Against torchvision's scatter, which takes float64."""
+    x, rois, indices = random_case(2, 3, 6, 7, 40)
+    rois[:4] = torch.tensor([[8.0, 8, 8, 8], [30, 40, 20, 60], [-90, -90, -60, -60], [0, 0, 500, 500]])
+    _, expected = gradient(roi_align, x.double(), rois.double(), indices, 5, 1 / 16, samples, aligned)
+    with kernels():
+        _, grad = gradient(roi_align, x, rois, indices, 5, 1 / 16, samples, aligned)
+    torch.testing.assert_close(grad, expected.float(), rtol=1e-4, atol=1e-4)
+
+
+# NMS
+
+
+@SMALL
+@given(
+    rows=st.lists(st.tuples(whole, st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])), max_size=12),
+    thresh=st.sampled_from([0.0, 0.5, 0.7, 1.0]),
+    n_post=st.sampled_from([None, 0, 1, 3, 50]),
+)
+def test_nms_is_the_greedy_loop(kernels, rows, thresh, n_post):
+    boxes, scores = [box for box, _ in rows], [score for _, score in rows]
+    with kernels():
+        keep = nms(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(scores), thresh, n_post)
+    assert keep.tolist() == slow_nms(boxes, scores, thresh)[:n_post]
+
+
+SIZES = [0, 1, 63, 64, 65, 127, 129, PHASE - 1, PHASE, PHASE + 1, 2 * PHASE + 64]
+
+
+@pytest.mark.parametrize("n_post", [1, 64, 65, 3000])
+@pytest.mark.parametrize("k", SIZES)
+@pytest.mark.parametrize("n_group", [0, 3])
+def test_padded_nms_equals_torchvision_at_the_edges_of_tiles_and_phases(kernels, k, n_post, n_group):
+    """Three images of unequal counts; whole corners: ties of IoU at ½ occur."""
+    generator = torch.Generator().manual_seed(k)
+    corner = torch.randint(0, 300, (3, k, 2), generator=generator).float()
+    boxes = torch.cat([corner, corner + torch.randint(4, 40, (3, k, 2), generator=generator)], dim=2)
+    group = torch.randint(0, n_group, (3, k), generator=generator) if n_group else None
+    count = torch.tensor([k, k // 2, 0])
+    expected = nms_padded(boxes, 0.5, n_post, group, count)
+    assert (expected.index >= 0).sum(dim=1).tolist() == expected.count.tolist()
+    for reverse in (False, True):
+        with kernels(reverse):
+            kept = nms_padded(boxes, 0.5, n_post, group, count)
+        assert torch.equal(kept.index, expected.index)
+        assert torch.equal(kept.count, expected.count)
+
+
+@pytest.mark.parametrize(("thresh", "width"), [(0.3, 3.0), (0.5, 5.0), (0.7, 7.0)])
+def test_iou_exactly_at_the_threshold_keeps_both(kernels, thresh, width):
+    scores = torch.tensor([0.9, 0.8])
+    with kernels():
+        tie = torch.tensor([[0.0, 0.0, 1.0, 10.0], [0.0, 0.0, 1.0, width]])
+        assert nms(tie, scores, thresh).tolist() == [0, 1]
+        above = torch.tensor([[0.0, 0.0, 1.0, 10.0], [0.0, 0.0, 1.0, width + 0.01]])
+        assert nms(above, scores, thresh).tolist() == [0]
+
+
+def test_scores_and_boxes_that_are_not_finite(kernels):
+    boxes, scores = random_boxes(80, 40, seed=2)
+    boxes, scores = boxes.float(), scores.float()
+    scores[[3, 9]], scores[5] = float("nan"), float("-inf")
+    boxes[11], boxes[12, 2], boxes[13, 0] = float("nan"), float("inf"), float("-inf")
+    expected = nms(boxes, scores, 0.5)
+    with kernels():
+        assert torch.equal(nms(boxes, scores, 0.5), expected)
+
+
+def test_groups_never_suppress_each_other(kernels):
+    boxes, scores = random_boxes(150, 30, seed=9)
+    scores = torch.randperm(150, generator=torch.Generator().manual_seed(1)) / 150
+    group = torch.tensor([7, 0, 3] * 50)
+    expected = []
+    for g in (0, 3, 7):
+        own = [i for i in range(150) if group[i] == g]
+        expected += [own[j] for j in slow_nms(boxes[own].tolist(), scores[own].tolist(), 0.5)]
+    expected.sort(key=lambda i: -scores[i])
+    with kernels():
+        assert batched_nms(boxes.float(), scores, group, 0.5).tolist() == expected
+
+
+# Each control breaks a kernel in one place, and must be noticed.
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_control_a_tie_that_suppresses_is_noticed(kernels, reverse):
+    tie = torch.tensor([[0.0, 0.0, 1.0, 10.0], [0.0, 0.0, 1.0, 5.0]])
+    with kernels(reverse, mutation=(" > thresh", " >= thresh")):
+        assert nms(tie, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("roi_pool", "      argmax[((long long)r * P * P + bin) * C + c0 + c] = at;\n    }\n"),
+        ("roi_align", "      tile[c][bin - bin0] = sum / count;\n    }\n"),
+    ],
+)
+def test_control_a_missing_barrier_is_noticed(kernels, name, place):
+    x, rois, indices = random_case(1, 8, 8, 8, 4)
+    x = x.to(memory_format=torch.channels_last)  # a thread then writes what another computed
+    op = {"roi_pool": roi_pool, "roi_align": roi_align}[name]
+    expected = op(x, rois, indices, 9, 1 / 16)
+    mutation = (place + "    __syncthreads();\n", place)
+    assert mutation[0] in kernel.source(name)
+    seen = []
+    for reverse in (False, True):
+        with kernels(reverse, mutation):
+            seen.append(torch.allclose(op(x, rois, indices, 9, 1 / 16), expected, atol=1e-4))
+    assert not all(seen)
+
+
+def test_control_a_missing_barrier_of_nms_is_noticed(kernels):
+    boxes, scores = random_boxes(300, 60, seed=4)
+    expected = nms(boxes.float(), scores.float(), 0.5)
+    place = "      alive = chosen;\n    }\n"
+    assert place + "    __syncthreads();\n" in kernel.source("nms")
+    seen = []
+    for reverse in (False, True):
+        with kernels(reverse, mutation=(place + "    __syncthreads();\n", place)):
+            seen.append(torch.equal(nms(boxes.float(), scores.float(), 0.5), expected))
+    assert not all(seen)
+
+
+# The library's side
+
+
+@pytest.mark.parametrize("on_kernels", [False, True])
+def test_opcheck(kernels, on_kernels):
+    """Schema, fake tensors, autograd registration and AOT dispatch, as torch.library asks."""
+    from contextlib import nullcontext
+
+    x, rois, indices = random_case(2, 3, 5, 6, 4)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    boxes = rois.abs().sort(dim=0).values[None]
+    with kernels() if on_kernels else nullcontext():
+        torch.library.opcheck(torch.ops.faster_rcnn.roi_pool.default, (x, rois, indices, 3, 1 / 16))
+        torch.library.opcheck(torch.ops.faster_rcnn.roi_align.default, (x, rois, indices, 3, 1 / 16, 2, True))
+        torch.library.opcheck(torch.ops.faster_rcnn.roi_align.default, (x, rois, indices, 3, 1 / 16, 0, False))
+        count = torch.tensor([4], dtype=torch.int32)
+        torch.library.opcheck(torch.ops.faster_rcnn.nms.default, (boxes, None, count, 0.5, 3))
+
+
+def test_arguments_of_a_kernel():
+    device = torch.device("cpu")
+    tensor = torch.zeros(3)
+    values = kernel.arguments((tensor, None, 7, 0.5, np.int64(9)), device)
+    assert [type(v) for v in values] == [np.uintp, np.uintp, np.int32, np.float32, np.int64]
+    assert values[0] == tensor.data_ptr()
+    with pytest.raises(ValueError, match="meta"):
+        kernel.arguments((torch.zeros(3, device="meta"),), device)
+    with pytest.raises(ValueError, match="more than a kernel counts to"):
+        kernel.arguments((2**31,), device)
