@@ -36,6 +36,7 @@ class FasterRCNNTiny(FasterRCNN):
     """
 
     feat_stride = 8
+    cell_center = 0.5  # padded convolutions of stride 2 keep the first cell at the image's corner
 
     def __init__(
         self,
@@ -56,8 +57,8 @@ class FasterRCNNTiny(FasterRCNN):
         )  # fmt: skip
         proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 600, "n_train_post_nms": 200,
                      "n_test_pre_nms": 600, "n_test_post_nms": 100}  # fmt: skip
-        rpn = RegionProposalNetwork(
-            128, 128, ratios, anchor_scales, self.feat_stride, ceil_mode=True, proposal_creator_params=proposals
-        )
-        head = RoIHead(fc_layers(128 * 7 * 7, 256, use_drop), 256, n_fg_class + 1, 7, 1 / self.feat_stride, roi)
+        cells = {"feat_stride": self.feat_stride, "ceil_mode": True, "cell_center": self.cell_center}
+        rpn = RegionProposalNetwork(128, 128, ratios, anchor_scales, **cells, proposal_creator_params=proposals)
+        classifier = fc_layers(128 * 7 * 7, 256, use_drop)
+        head = RoIHead(classifier, 256, n_fg_class + 1, 7, 1 / self.feat_stride, roi, self.cell_center)
         super().__init__(extractor, rpn, head, allowed_border=allowed_border, n_sample=n_sample, **others)

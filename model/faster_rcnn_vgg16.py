@@ -25,6 +25,7 @@ class FasterRCNNVGG16(FasterRCNN):
     """
 
     feat_stride = 16
+    cell_center = 8  # pooling keeps a cell's view around its own square of pixels
     pretrained_weights = VGG16_Weights.IMAGENET1K_V1
 
     def __init__(
@@ -41,15 +42,16 @@ class FasterRCNNVGG16(FasterRCNN):
         extractor = vgg16(weights=None).features[:30]
         for layer in extractor[:N_FROZEN]:
             layer.requires_grad_(False)
-        rpn = RegionProposalNetwork(
-            512, 512, ratios, anchor_scales, self.feat_stride, proposal_creator_params={"min_size": rpn_min_size}
-        )
+        cells = {"feat_stride": self.feat_stride, "cell_center": self.cell_center}
+        proposals = {"min_size": rpn_min_size}
+        rpn = RegionProposalNetwork(512, 512, ratios, anchor_scales, **cells, proposal_creator_params=proposals)
         classifier = fc_layers(512 * 7 * 7, 4096, use_drop)
         for layer in classifier:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, 0, 0.01)
                 nn.init.zeros_(layer.bias)
-        super().__init__(extractor, rpn, RoIHead(classifier, 4096, n_fg_class + 1, 7, 1 / 16, roi), **others)
+        head = RoIHead(classifier, 4096, n_fg_class + 1, 7, 1 / self.feat_stride, roi, self.cell_center)
+        super().__init__(extractor, rpn, head, **others)
 
     def pretrained_name(self, name):
         """torchvision's classifier.0 and .3 (it has dropout between) are our fc6 and fc7."""

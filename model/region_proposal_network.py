@@ -22,6 +22,8 @@ class RegionProposalNetwork(nn.Module):
         feat_stride: pixels between two cells.
         ceil_mode: whether the extractor rounds a map's size up (padded convolutions) or down (VGG's pooling).
         proposal_creator_params: keywords of `ProposalCreator`.
+        cell_center: pixels from the image's edges to the middle of what the first cell sees, where its anchors stand;
+            None for half a stride.
 
     The channels of the output layers are a contract with stored weights: `score` has anchor·2 + {0: background,
     1: foreground}, `loc` has anchor·4 + (dy, dx, dh, dw).
@@ -36,13 +38,14 @@ class RegionProposalNetwork(nn.Module):
         feat_stride=16,
         ceil_mode=False,
         proposal_creator_params=None,
+        cell_center=None,
     ):
         super().__init__()
         self.ratios = tuple(ratios)
         self.anchor_scales = tuple(anchor_scales)
         self.feat_stride = feat_stride
         self.ceil_mode = ceil_mode
-        anchor_base = generate_anchor_base(feat_stride, ratios, anchor_scales)  # (A, 4)
+        anchor_base = generate_anchor_base(feat_stride, ratios, anchor_scales, cell_center)  # (A, 4)
         self.register_buffer("anchor_base", anchor_base, persistent=False)  # not in the state dict
         self.proposal_layer = ProposalCreator(self, **(proposal_creator_params or {}))
         n_anchor = len(anchor_base)

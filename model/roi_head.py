@@ -31,9 +31,10 @@ class RoIHead(nn.Module):
         roi_size: bins a side.
         spatial_scale: cells of the map a pixel.
         roi: a name of ROI_OPS.
+        cell_center: as in `RegionProposalNetwork`.
     """
 
-    def __init__(self, classifier, width, n_class, roi_size=7, spatial_scale=1 / 16, roi="pool"):
+    def __init__(self, classifier, width, n_class, roi_size=7, spatial_scale=1 / 16, roi="pool", cell_center=None):
         super().__init__()
         self.n_class = n_class
         self.roi_size = roi_size
@@ -41,6 +42,8 @@ class RoIHead(nn.Module):
         if roi not in ROI_OPS:
             raise ValueError(f"roi {roi!r}: must be one of {', '.join(ROI_OPS)}")
         self.roi = roi
+        # The operators take it that a cell sees around the middle of its own square of pixels.
+        self.shift = 0.0 if cell_center is None else 0.5 / spatial_scale - cell_center
         self.classifier = classifier
         self.cls_loc = nn.Linear(width, n_class * 4)
         self.score = nn.Linear(width, n_class)
@@ -59,6 +62,7 @@ class RoIHead(nn.Module):
         Returns:
             roi_cls_locs (R, (L + 1)·4) and roi_scores (R, L + 1); class 0 is background.
         """
+        rois = rois + self.shift
         pooled = ROI_OPS[self.roi](x, rois, roi_indices, self.roi_size, self.spatial_scale)  # (R, C, size, size)
         features = self.classifier(pooled.flatten(1))
         return self.cls_loc(features), self.score(features)

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 
-def generate_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16, 32)):
+def generate_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16, 32), center=None):
     """The anchors of the cell at the origin.
 
     Args:
-        base_size: pixels of a cell's side: the anchors' centre is its middle, and scale 1 is its area.
+        base_size: pixels of a cell's side: scale 1 is its area.
         ratios: height / width.
         anchor_scales: √area in units of `base_size`.
+        center: pixels from the image's edges to the anchors' centre; None takes the middle of the cell.
 
     Returns:
         (A, 4) float32 boxes (y_min, x_min, y_max, x_max), not rounded; anchor index = ratio · len(scales) + scale.
@@ -22,7 +23,8 @@ def generate_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16,
     side = base_size * np.tile(np.asarray(anchor_scales, np.float64), len(ratios))
     height, width = side * np.sqrt(ratio), side / np.sqrt(ratio)
     corners = np.stack([-height, -width, height, width], axis=1) / 2  # (A, 4)
-    return torch.from_numpy((corners + base_size / 2).astype(np.float32))
+    center = base_size / 2 if center is None else center
+    return torch.from_numpy((corners + center).astype(np.float32))
 
 
 def enumerate_shifted_anchor(anchor_base, feat_stride, height, width):

@@ -210,6 +210,39 @@ def test_frozen_batchnorm_stays_frozen():
 # Padding: floor (VGG16's pooling) and ceil (padded convolutions).
 
 
+@pytest.mark.parametrize("family", [FasterRCNNVGG16, FasterRCNNMobileNetV2, FasterRCNNTiny])
+def test_anchors_and_rois_stand_where_the_cells_look(family):
+    """What a cell sees, by the gradient of its feature, is symmetrical around the centre of its anchors.
+
+    Every path from the picture is open: positive weights, small values (ReLU6), means in place of maxima.
+    """
+    model = family(1).eval()
+    extractor = model.extractor
+    for module in extractor.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, module in list(extractor.named_children()):
+        if isinstance(module, nn.MaxPool2d):
+            setattr(extractor, name, nn.AvgPool2d(2))
+    img = torch.full((1, 3, 320, 320), 0.01, requires_grad=True)
+    cell = 160 // family.feat_stride
+    extractor(img)[0, :, cell, cell].sum().backward()
+    seen = img.grad[0].abs().sum(dim=(0, 1)).nonzero()  # columns
+    assert 0 < seen.min() < seen.max() < 319  # all of it
+    middle = (seen.min() + seen.max() + 1).item() / 2  # a pixel of index i reaches from i to i + 1
+    anchor = model.rpn.anchor_base[0]
+    assert (anchor[1] + anchor[3]).item() / 2 + cell * family.feat_stride == pytest.approx(middle, abs=0.01)
+    # and the head takes a RoI's features from the cells that look at it
+    columns = torch.arange(8.0).expand(1, 1, 8, 8)
+    rois = (model.rpn.anchor_base[:1] * 0 + torch.tensor([1.0, 1, 1, 1])) * (model.cell_center + 4 * family.feat_stride)
+    model.head.classifier, model.head.cls_loc, model.head.score = nn.Flatten(), nn.Identity(), nn.Identity()
+    model.head.roi = "align"
+    features, _ = model.head(columns, rois, torch.zeros(1, dtype=torch.long))
+    assert features.unique().tolist() == [4]
+
+
 @pytest.fixture(scope="module", params=[FasterRCNNVGG16, FasterRCNNMobileNetV2, FasterRCNNTiny])
 def shapes_only(request):
     with torch.device("meta"):

@@ -45,6 +45,11 @@ def test_index_is_ratio_times_scales_plus_scale():
             assert (y_min + y_max, x_min + x_max) == (pytest.approx(10, abs=1e-5), pytest.approx(10, abs=1e-5))
 
 
+def test_a_given_centre_moves_them_all():
+    moved = generate_anchor_base(16, (0.5, 1), (1, 4), center=0.5)
+    torch.testing.assert_close(moved, generate_anchor_base(16, (0.5, 1), (1, 4)) - 7.5)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_shifts_row_by_row_with_a_cells_anchors_together(device):
     base = torch.tensor([[0.0, 1.0, 2.0, 3.0], [-4.0, -5.0, 6.0, 7.0]], device=device)
