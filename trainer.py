@@ -85,9 +85,8 @@ class FasterRCNNTrainer(nn.Module):
 
         features = model.extract(imgs, sizes)
         map_size = tuple(features.shape[2:])
-        rpn_locs, rpn_scores, rois, roi_indices, anchor = model.rpn(features, sizes, scale)
+        rpn_locs, rpn_scores, rois, n_rois, anchor = model.rpn(features, sizes, scale)
 
-        normalization = model.loc_normalize_mean, model.loc_normalize_std
         rpn_losses, samples = [], []
         for i in range(n):
             own_size = model.rpn.map_size(sizes[i])
@@ -97,19 +96,17 @@ class FasterRCNNTrainer(nn.Module):
             gt_rpn_loc, gt_rpn_label = self.anchor_target_creator(bboxes[i], own_anchor, sizes[i], generators[i])
             rpn_losses.append(detection_losses(rpn_loc, rpn_score, gt_rpn_loc, gt_rpn_label, self.config.rpn_sigma))
             self._count(self._rpn_counts, rpn_score, gt_rpn_label)
-            rois_of_image = rois[roi_indices == i]
-            samples.append(
-                self.proposal_target_creator(rois_of_image, bboxes[i], labels[i], *normalization, generators[i])
-            )
+            sample = bboxes[i], labels[i], *model.loc_normalization, generators[i]
+            samples.append(self.proposal_target_creator(rois[i], *sample, n_roi=n_rois[i]))
 
         counts = [len(sample_roi) for sample_roi, _, _ in samples]
+        sample_indices = torch.cat([label.new_full(label.shape, i) for i, (_, _, label) in enumerate(samples)])
         sample_rois, gt_roi_locs, gt_roi_labels = (torch.cat(column) for column in zip(*samples, strict=True))
-        sample_indices = torch.repeat_interleave(torch.tensor(counts)).to(imgs.device)  # (S,)
         roi_cls_locs, roi_scores = model.head(features, sample_rois, sample_indices)
         self._count(self._roi_counts, roi_scores, gt_roi_labels)
         # Of the boxes that the head gives a RoI, one a class, the true class's one is trained.
         roi_locs = roi_cls_locs.view(len(sample_rois), -1, 4)  # (S, L + 1, 4)
-        roi_locs = roi_locs[torch.arange(len(sample_rois), device=imgs.device), gt_roi_labels]
+        roi_locs = roi_locs[torch.arange(len(sample_rois), device=imgs.device), gt_roi_labels.clamp(min=0)]
         parts = (t.split(counts) for t in (roi_locs, roi_scores, gt_roi_locs, gt_roi_labels))
         roi_losses = [detection_losses(*part, self.config.roi_sigma) for part in zip(*parts, strict=True)]
 

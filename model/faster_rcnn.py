@@ -69,6 +69,9 @@ class FasterRCNN(nn.Module):
         self.head = head
         self.loc_normalize_mean = loc_normalize_mean
         self.loc_normalize_std = loc_normalize_std
+        # the same on the device: a copy from the host would make a step wait
+        normalization = torch.tensor([loc_normalize_mean, loc_normalize_std], dtype=torch.float32)
+        self.register_buffer("loc_normalization", normalization, persistent=False)  # (2, 4) mean and deviation
         self.min_size = min_size
         self.max_size = max_size
         self.input_mode = input_mode
@@ -100,7 +103,9 @@ class FasterRCNN(nn.Module):
         """
         sizes, scale = batch_geometry(imgs, scale, sizes)
         features = self.extract(imgs, sizes)
-        _, _, rois, roi_indices, _ = self.rpn(features, sizes, scale)
+        _, _, rois, n_rois, _ = self.rpn(features, sizes, scale)
+        used = torch.arange(rois.shape[1], device=rois.device) < n_rois[:, None]  # (N, P)
+        rois, roi_indices = rois[used], used.nonzero()[:, 0]  # what a GPU's host waits for, once
         return *self.head(features, rois, roi_indices), rois, roi_indices
 
     def extract(self, imgs, sizes):
@@ -158,8 +163,7 @@ class FasterRCNN(nn.Module):
 
     def _decode(self, roi_cls_loc, roi_score, roi, prepared_size, size):
         """Boxes (R, L, 4) in pixels of the original picture and class probabilities (R, L), without background."""
-        mean = roi_cls_loc.new_tensor(self.loc_normalize_mean)
-        std = roi_cls_loc.new_tensor(self.loc_normalize_std)
+        mean, std = self.loc_normalization
         loc = roi_cls_loc.view(len(roi), self.n_class, 4) * std + mean
         bbox = loc2bbox(roi[:, None], loc)[:, 1:]  # (R, L, 4)
         bbox = clip_bbox(resize_bbox(bbox.reshape(-1, 4), prepared_size, size), size).view_as(bbox)

@@ -1,6 +1,6 @@
 """The region proposal network (Ren et al. 2015, §3.1).
 
-Letters: N images, C channels, (H, W) a feature map, K = H·W cells, A anchors a cell, R proposals.
+Letters: N images, C channels, (H, W) a feature map, K = H·W cells, A anchors a cell, P proposals.
 """
 
 import math
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.utils.anchor_tool import crop_cells, enumerate_shifted_anchor, generate_anchor_base
+from model.utils.anchor_tool import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.creator_tool import ProposalCreator
 
 
@@ -71,8 +71,8 @@ class RegionProposalNetwork(nn.Module):
         Returns:
             rpn_locs (N, K·A, 4): offsets of the anchors.
             rpn_scores (N, K·A, 2): logits of background and foreground.
-            rois (R, 4): the proposals of all images, each image's best first. No gradient.
-            roi_indices (R,) int64: the image of each proposal.
+            rois (N, P, 4): each image's proposals, best first, zeros in unused slots. No gradient.
+            n_rois (N,) int32: how many each image has.
             anchor (K·A, 4): the anchors.
         """
         n, map_size = len(x), x.shape[2:]
@@ -82,11 +82,12 @@ class RegionProposalNetwork(nn.Module):
         rpn_scores = self.score(h).permute(0, 2, 3, 1).reshape(n, -1, 2)  # (N, K·A, 2)
         foreground = rpn_scores.detach().float().softmax(dim=2)[..., 1]  # (N, K·A)
 
-        rois = []
-        for i in range(n):
-            loc, score, own_anchor = (
-                crop_cells(t, map_size, self.map_size(sizes[i])) for t in (rpn_locs[i].detach(), foreground[i], anchor)
-            )
-            rois.append(self.proposal_layer(loc, score, own_anchor, sizes[i], scale[i]))
-        roi_indices = torch.cat([torch.full((len(roi),), i, device=x.device) for i, roi in enumerate(rois)])
-        return rpn_locs, rpn_scores, torch.cat(rois), roi_indices, anchor
+        valid = None
+        own_sizes = [self.map_size(size) for size in sizes]
+        if any(own != tuple(map_size) for own in own_sizes):
+            valid = x.new_zeros(n, *map_size, len(self.anchor_base), dtype=torch.bool)
+            for own_valid, (height, width) in zip(valid, own_sizes, strict=True):
+                own_valid[:height, :width] = True
+            valid = valid.flatten(1)  # (N, K·A)
+        rois, n_rois = self.proposal_layer.batch(rpn_locs.detach().float(), foreground, anchor, sizes, scale, valid)
+        return rpn_locs, rpn_scores, rois, n_rois, anchor

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import FasterRCNNTiny
 from trainer import FasterRCNNTrainer, LossTuple
@@ -44,7 +45,7 @@ class FixedTargets:
         self.roi_loc = torch.tensor(rng.normal(0, 1, (n_sample, 4)), dtype=torch.float32)
         self.roi_label = torch.tensor(rng.integers(0, 4, n_sample))
         trainer.anchor_target_creator = lambda *args: (self.rpn_loc, self.rpn_label)
-        trainer.proposal_target_creator = lambda *args: (self.sample_roi, self.roi_loc, self.roi_label)
+        trainer.proposal_target_creator = lambda *args, **_: (self.sample_roi, self.roi_loc, self.roi_label)
         self.outputs = []
         model = trainer.faster_rcnn
         model.rpn.register_forward_hook(lambda module, _, out: self.outputs.append(out[:2]))
@@ -150,8 +151,8 @@ def drawn(trainer, indices, bboxes=None):
         seen.append(label)
         return loc, label
 
-    def proposals(*args):
-        sample = others(*args)
+    def proposals(*args, **kwargs):
+        sample = others(*args, **kwargs)
         seen.append(torch.rand(4, generator=args[-1]))
         return sample
 
@@ -206,7 +207,9 @@ def test_nothing_is_taken_from_the_padding(trainer):
     seen = []
     anchor_creator, roi_creator = trainer.anchor_target_creator, trainer.proposal_target_creator
     trainer.anchor_target_creator = lambda *args: seen.append(args[1:3]) or anchor_creator(*args)
-    trainer.proposal_target_creator = lambda *args: seen.append(args[:1]) or roi_creator(*args)
+    trainer.proposal_target_creator = lambda *args, n_roi: (
+        seen.append((args[0][:n_roi],)) or roi_creator(*args, n_roi=n_roi)
+    )
     boxes = [BOXES, BOXES[:1] * 0.7]
     losses = trainer(images(2), boxes, [LABELS, LABELS[:1]], 1.0, torch.tensor(sizes))
     assert torch.isfinite(losses.total_loss)
@@ -216,6 +219,65 @@ def test_nothing_is_taken_from_the_padding(trainer):
         assert (rois[:, 2] <= size[0]).all()
         assert (rois[:, 3] <= size[1]).all()
         assert len(rois) > 10
+
+
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique_consecutive", "_unique2", "equal", "is_nonzero")
+
+
+class HostCalls(TorchDispatchMode):
+    """Notes the operations for which a GPU's host would have to wait: values and value-dependent sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in WAITING or by_mask or str(function) == "aten.repeat_interleave.Tensor":
+            self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_host_calls_are_noticed():
+    x = torch.arange(4.0)
+    for call in (
+        lambda: x.sum().item(),
+        lambda: x[x > 1],
+        lambda: x.nonzero(),
+        lambda: float(x[0]),
+        lambda: bool(x[1]),
+    ):
+        with HostCalls() as calls:
+            call()
+        assert calls.seen
+
+
+@pytest.mark.parametrize("sizes", [None, [(64, 80), (37, 50)]])
+@pytest.mark.parametrize("n_boxes", [2, 0])
+def test_nothing_between_the_batch_and_the_loss_waits_for_a_gpu(trainer, sizes, n_boxes):
+    batch = images(2), [BOXES[:n_boxes]] * 2, [LABELS[:n_boxes]] * 2, [1.0, 1.0], sizes
+    trainer(*batch)
+    with HostCalls() as calls:
+        losses = trainer(*batch)
+        losses.total_loss.backward()
+        trainer.update_meters(losses)
+    assert calls.seen == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_on_a_gpu_never_synchronises():
+    trainer = make_trainer().cuda()
+    batch = images(2).cuda(), [BOXES.cuda()] * 2, [LABELS.cuda()] * 2, [1.0, 1.0], [(64, 80), (37, 50)]
+    trainer.train_step(*batch)  # compiles the kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.train_step(*batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 # Images without boxes, and boxes without area

@@ -6,6 +6,7 @@ Letters: N images, K boxes an image at the most, R boxes.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import nms as _torchvision_nms
@@ -70,8 +71,10 @@ def nms_padded(bbox, thresh, n_post, group=None, count=None):
     if count is None:
         count = torch.full((n,), k, dtype=torch.int32, device=bbox.device)
     group = None if group is None else group.int()
-    # a box's IoU and the threshold are compared in the precision of the boxes: a tie is a tie
-    thresh = torch.tensor(thresh, dtype=bbox.dtype).item()
+    if bbox.dtype == torch.float32:
+        # torchvision's CPU code compares a float32 IoU with the threshold in double precision: float32(0.3) is above
+        # 0.3, and a tie would be dropped. In the precision of the boxes a tie is a tie.
+        thresh = float(np.float32(thresh))
     return Kept(*_nms(bbox, group, count.int(), thresh, n_post))
 
 

@@ -1,14 +1,17 @@
 """The three creators: proposals from the RPN's output, and training targets for the RPN and for the head.
 
 Plain callables: hyperparameters in `__init__`, tensors of one image in `__call__` (numpy arrays are taken too), no
-gradient, any device, and an explicit `torch.Generator` for what is drawn at random.
+gradient, any device, and an explicit `torch.Generator` for what is drawn at random. Sizes of results do not depend on
+values, so that nothing waits for a GPU: what is unused is marked.
 
-Letters: A anchors of one image, R boxes (or proposals), S samples. Boxes are (y_min, x_min, y_max, x_max).
+Letters: N images, A anchors of one image, P proposals, R boxes, S samples. Boxes are (y_min, x_min, y_max, x_max).
 """
+
+import math
 
 import torch
 
-from model.ops.nms import nms
+from model.ops.nms import nms_padded
 from utils.bbox_tools import bbox2loc, bbox_iou, clip_bbox, loc2bbox
 
 
@@ -28,6 +31,11 @@ def random_subset(mask, n, generator=None):
     kept = torch.zeros_like(mask)
     kept[order] = shuffled & (shuffled.cumsum(0) <= n)
     return kept
+
+
+def take_rows(x, index):
+    """(N, M, 4)[(N, K)] → (N, K, 4): each image's own rows."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
 
 
 def _float(x):
@@ -64,9 +72,9 @@ class ProposalCreator:
         self.n_test_post_nms = n_test_post_nms
         self.min_size = min_size
 
-    @torch.no_grad()
     def __call__(self, loc, score, anchor, img_size, scale=1.0):
-        """
+        """The proposals of one image.
+
         Args:
             loc: (A, 4) offsets (dy, dx, dh, dw) from the anchors.
             score: (A,) foreground scores.
@@ -75,19 +83,38 @@ class ProposalCreator:
             scale: prepared size / original size.
 
         Returns:
-            (R, 4) float32 proposals, best score first; R ≤ n_post_nms.
+            (P', 4) float32 proposals, best score first; P' ≤ n_post_nms. Their number is what a GPU's host waits for.
         """
-        loc, score, anchor = _float(loc), _float(score), _float(anchor)
+        roi, n_roi = self.batch(_float(loc)[None], _float(score)[None], _float(anchor), [img_size], [scale])
+        return roi[0, : int(n_roi[0])]
+
+    @torch.no_grad()
+    def batch(self, loc, score, anchor, sizes, scales, valid=None):
+        """The proposals of several images, in tensors of fixed size.
+
+        Args:
+            loc: (N, A, 4) float32; score: (N, A) float32; anchor: (A, 4) float32, of the whole padded map.
+            sizes: N pairs (H, W) of the prepared images without padding; scales: N floats.
+            valid: (N, A) bool: the anchors that stand in each image; None for all.
+
+        Returns:
+            roi (N, P, 4): proposals, best score first, zeros in unused slots; P = n_post_nms, or A where that is less.
+            n_roi (N,) int32: how many are used.
+        """
         training = self.parent_model is not None and self.parent_model.training
         n_pre_nms = self.n_train_pre_nms if training else self.n_test_pre_nms
         n_post_nms = self.n_train_post_nms if training else self.n_test_post_nms
 
-        roi = clip_bbox(loc2bbox(anchor, loc), img_size)  # (A, 4)
-        large = ((roi[:, 2:] - roi[:, :2]) >= self.min_size * scale).all(dim=1)
-        roi, score = roi[large], score[large]
-        score, order = score.sort(descending=True, stable=True)
-        roi, score = roi[order[:n_pre_nms]], score[:n_pre_nms]
-        return roi[nms(roi, score, self.nms_thresh, n_post_nms)]
+        roi = loc2bbox(anchor, loc)  # (N, A, 4)
+        roi = torch.stack([clip_bbox(own, size) for own, size in zip(roi, sizes, strict=True)])
+        side = (roi[..., 2:] - roi[..., :2]).amin(dim=2)  # (N, A)
+        large = torch.stack([own >= self.min_size * scale for own, scale in zip(side, scales, strict=True)])
+        usable = large if valid is None else large & valid
+        score, order = score.masked_fill(~usable, -math.inf).sort(dim=1, descending=True, stable=True)
+        n_usable = (score[:, :n_pre_nms] != -math.inf).sum(dim=1)  # they come first
+        roi = take_rows(roi, order[:, :n_pre_nms])
+        kept = nms_padded(roi, self.nms_thresh, min(n_post_nms, roi.shape[1]), count=n_usable)
+        return take_rows(roi, kept.index.clamp(min=0)) * (kept.index >= 0)[..., None], kept.count
 
 
 class AnchorTargetCreator:
@@ -171,36 +198,44 @@ class ProposalTargetCreator:
         loc_normalize_mean=(0.0, 0.0, 0.0, 0.0),
         loc_normalize_std=(0.1, 0.1, 0.2, 0.2),
         generator=None,
+        n_roi=None,
     ):
         """
         Args:
-            roi: (R', 4) proposals.
+            roi: (P, 4) proposals.
             bbox: (R, 4) true boxes, R ≥ 0.
             label: (R,) their classes, 0..L−1 without background.
             loc_normalize_mean, loc_normalize_std: 4 numbers each; offsets are returned as (loc − mean) / std.
             generator: for the draw.
+            n_roi: how many of the proposals there are, the first ones, an int or a 0-dim tensor; None for all.
 
         Returns:
-            sample_roi (S, 4) float32, positives first; S ≤ n_sample.
-            gt_roi_loc (S, 4) float32: normalised offsets to the box of largest IoU; 0 if R = 0.
-            gt_roi_label (S,) int64: 0 background, 1..L the class + 1.
+            sample_roi (S, 4) float32, positives first; S = n_sample, or P + R where that is less.
+            gt_roi_loc (S, 4) float32: normalised offsets to the box of largest IoU; 0 in an unused slot.
+            gt_roi_label (S,) int64: 0 background, 1..L the class + 1, −1 in an unused slot.
         """
         roi, bbox = _float(roi), _float(bbox)
         label = torch.as_tensor(label, device=bbox.device).long()
+        place = torch.arange(len(roi) + len(bbox), device=roi.device)
+        there = (place < (len(roi) if n_roi is None else n_roi)) | (place >= len(roi))
         roi = torch.cat([roi, bbox])  # the true boxes are sure positives from the first step on
-        if len(bbox) == 0:
-            keep = random_subset(roi.new_ones(len(roi), dtype=torch.bool), self.n_sample, generator)
-            sample_roi = roi[keep]
-            return sample_roi, torch.zeros_like(sample_roi), label.new_zeros(len(sample_roi))
-
-        max_iou, argmax = bbox_iou(roi, bbox).max(dim=1)
-        positive = max_iou >= self.pos_iou_thresh
-        negative = (max_iou < self.neg_iou_thresh_hi) & (max_iou >= self.neg_iou_thresh_lo)
+        if len(bbox) > 0:
+            max_iou, argmax = bbox_iou(roi, bbox).max(dim=1)
+            positive = there & (max_iou >= self.pos_iou_thresh)
+            negative = there & (max_iou < self.neg_iou_thresh_hi) & (max_iou >= self.neg_iou_thresh_lo)
+        else:  # all is background; each proposal is its own box, of offsets 0
+            positive, negative, argmax = torch.zeros_like(there), there, place
+            bbox, label = roi, torch.zeros_like(place)
         positive = random_subset(positive, round(self.pos_ratio * self.n_sample), generator)
         negative = random_subset(negative & ~positive, self.n_sample - positive.sum(), generator)
 
-        keep = torch.cat([positive.nonzero(), negative.nonzero()])[:, 0]  # (S,)
+        # positives, then negatives, then the others, each in order
+        rank = 2 - 2 * positive.long() - negative.long()
+        rank, keep = rank.sort(stable=True)
+        rank, keep = rank[: self.n_sample], keep[: self.n_sample]  # (S,)
         sample_roi, gt_bbox = roi[keep], bbox[argmax[keep]]
-        gt_roi_label = torch.where(positive[keep], label[argmax[keep]] + 1, 0)
-        mean, std = roi.new_tensor(loc_normalize_mean), roi.new_tensor(loc_normalize_std)
-        return sample_roi, (bbox2loc(sample_roi, gt_bbox) - mean) / std, gt_roi_label
+        gt_roi_label = torch.where(rank == 0, label[argmax[keep]] + 1, 0).where(rank < 2, -1)
+        mean, std = (torch.as_tensor(x, dtype=roi.dtype, device=roi.device)
+                     for x in (loc_normalize_mean, loc_normalize_std))  # fmt: skip
+        gt_roi_loc = (bbox2loc(sample_roi, gt_bbox) - mean) / std * (rank < 2)[:, None]
+        return sample_roi, gt_roi_loc, gt_roi_label

@@ -321,8 +321,11 @@ def test_proposal_targets_without_sampling_follow_the_rules(device, data):
             positives.append((r, normalised, labels[k] + 1))
         elif at_least(overlap, 10 * lo):
             negatives.append((r, normalised, 0))
-    assert roi.tolist() == [r for r, _, _ in positives + negatives]
-    assert label.tolist() == [n for _, _, n in positives + negatives]
+    n_used = len(positives + negatives)
+    assert roi[:n_used].tolist() == [r for r, _, _ in positives + negatives]
+    assert label[:n_used].tolist() == [n for _, _, n in positives + negatives]
+    assert len(label) == len(rois + gt)  # as many slots as candidates; the others take no part
+    assert (label[n_used:] == -1).all()
     assert label.dtype == torch.int64
     for own, (_, expected, _) in zip(loc.tolist(), positives):
         assert own == pytest.approx(expected, rel=1e-4, abs=1e-3)
@@ -356,8 +359,41 @@ def test_proposal_sample_counts(n_pos, n_neg, expected):
     rois = boxes([[0, 0, 10, 9]] * n_pos + [[10, 10, 20, 20]] * n_neg)
     roi, loc, label = ProposalTargetCreator()(rois, boxes([[0, 0, 10, 10]]), [2], generator=seeded())
     assert ((label == 3).sum(), (label == 0).sum()) == expected
-    assert len(roi) == len(loc) == len(label) == sum(expected)
+    assert len(roi) == len(loc) == len(label) == min(128, n_pos + n_neg + 1)
+    assert (label == -1).sum() == len(label) - sum(expected)
     assert label.tolist() == sorted(label.tolist(), reverse=True), "positives first"
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_unused_proposals_are_never_drawn(as_tensor):
+    rois = boxes([[i, 0, i + 10, 10] for i in range(40)] + [[0, 0, 0, 0]] * 60)
+    n_roi = torch.tensor(40) if as_tensor else 40
+    for gt, label in ((boxes([[3, 0, 13, 10]]), [2]), (boxes([]), [])):
+        label = torch.tensor(label, dtype=torch.int64)
+        roi, loc, roi_label = ProposalTargetCreator()(rois, gt, label, generator=seeded(), n_roi=n_roi)
+        used = roi_label >= 0
+        assert used.sum() == 40 + len(gt)
+        assert (roi[used][:, 2] > 0).all()
+        assert loc.isfinite().all()
+        assert loc[~used].abs().sum() == 0
+
+
+def test_a_batch_of_images_has_the_proposals_of_each():
+    """Anchors that are not the image's own are left out; unused slots are 0."""
+    generator = seeded(4)
+    corner = torch.rand(60, 2, generator=generator) * 80
+    anchor = torch.cat([corner, corner + 8 + torch.rand(60, 2, generator=generator) * 40], dim=1)
+    loc, score = torch.randn(3, 60, 4, generator=generator) * 0.2, torch.rand(3, 60, generator=generator)
+    valid = torch.rand(3, 60, generator=generator) < torch.tensor([[0.9], [0.2], [0.0]])
+    sizes, scales = [(100, 80), (60, 120), (90, 90)], [1.0, 0.5, 2.0]
+    creator = ProposalCreator(n_test_post_nms=25, min_size=14)
+    roi, n_roi = creator.batch(loc, score, anchor, sizes, scales, valid)
+    assert roi.shape == (3, 25, 4)
+    assert n_roi[0] > n_roi[1] > n_roi[2] == 0
+    for i in range(3):
+        alone = creator(loc[i][valid[i]], score[i][valid[i]], anchor[valid[i]], sizes[i], scales[i])
+        assert torch.equal(roi[i, : n_roi[i]], alone)
+        assert roi[i, n_roi[i] :].abs().sum() == 0
 
 
 @pytest.mark.parametrize("device", DEVICES)
