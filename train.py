@@ -41,6 +41,7 @@ from utils.cli_tool import choose_device, make_run_dir, return_free_memory, run_
 from utils.config import opt
 from utils.errors import UserError
 from utils.label_names import parse_label_names
+from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import evaluate_model, find_images, predict_files
 from utils.vis_tool import Visualizer, visdom_bbox
 from utils.visdom_server import is_visdom
@@ -52,6 +53,7 @@ def train(*args, **kwargs):
     read_options(args, kwargs)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave as after Ctrl-C: with the state saved
     device = choose_device(opt.device)
+    amp_dtype(opt.amp, device)  # a choice that the device has not is refused before anything starts
     seed_everything(opt.seed)
     train_db, val_db, checkpoint = training_data()
     model = training_model(train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
@@ -60,7 +62,7 @@ def train(*args, **kwargs):
     default_name = f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(opt.name or default_name, opt.overwrite)
     vis = dashboard()
-    trainer = FasterRCNNTrainer(model, vis)
+    trainer = FasterRCNNTrainer(model, vis, amp=amp_dtype(opt.amp, device))
     if opt.load_path and checkpoint.optimizer is not None:
         trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
     vis.text("<br>".join(model.label_names), win="labels")
@@ -147,7 +149,9 @@ def predict(*args, **kwargs):
         raise UserError("--image is missing: name a picture, a folder or a glob")
     paths = find_images(opt.image)
     out_dir = opt.out or "runs/predict"
-    records, problems = predict_files(detector("visualize"), paths, out_dir, opt.max_dets)
+    model = detector("visualize")
+    with autocast(model.device, amp_dtype(opt.amp, model.device)):
+        records, problems = predict_files(model, paths, out_dir, opt.max_dets)
     for line in problems:
         say(f"left out: {line}", file=sys.stderr)
     n_boxes = sum(len(record["detections"]) for record in records)
@@ -340,7 +344,8 @@ def show(trainer, batch, step, bar):
         height, width = batch.sizes[0].tolist()
         img = inverse_normalize(batch.imgs[0, :, :height, :width], model.input_mode)
         vis.img("gt_img", visdom_bbox(img, batch.bboxes[0], batch.labels[0], None, model.label_names))
-        detections = model.predict(batch.imgs[:1, :, :height, :width], [(height, width)], visualize=True)
+        with autocast(model.device, trainer.amp):
+            detections = model.predict(batch.imgs[:1, :, :height, :width], [(height, width)], visualize=True)
         vis.img("pred_img", visdom_bbox(img, *(column[0] for column in detections), model.label_names))
     trainer.reset_meters()
 
@@ -358,7 +363,8 @@ def evaluate(model, db):
     n = min(len(db), opt.test_num)
     with tqdm(total=n, desc=f"eval on {db.split}", unit="img", leave=False) as bar:
         loader = test_loader(dataset, workers(opt.test_num_workers), n)
-        return evaluate_model(model, loader, opt.max_dets, bar.update)
+        with autocast(model.device, amp_dtype(opt.amp, model.device)):
+            return evaluate_model(model, loader, opt.max_dets, bar.update)
 
 
 def finish(run_dir, best_map):

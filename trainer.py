@@ -20,6 +20,7 @@ from model.zoo import architecture
 from utils.array_tool import tonumpy
 from utils.checkpoint import FORMAT_VERSION, fit_state_dict, read_checkpoint, save_checkpoint
 from utils.config import opt
+from utils.precision_tool import autocast
 from utils.vis_tool import Visualizer
 
 
@@ -40,6 +41,7 @@ class FasterRCNNTrainer(nn.Module):
         faster_rcnn: the model. Its BatchNorm and frozen layers stay as they are.
         vis: a `Visualizer`; None takes one that does nothing.
         config: where the learning rate, the sigmas, the seed and what a checkpoint records come from.
+        amp: torch.bfloat16 or torch.float16 to let the network multiply in that format; None for float32.
 
     Attributes:
         optimizer: of the model's parameters that are not frozen.
@@ -48,7 +50,7 @@ class FasterRCNNTrainer(nn.Module):
         rpn_cm, roi_cm: torchnet's ConfusionMeters, (2, 2) and (L + 1, L + 1): row = target, column = prediction.
     """
 
-    def __init__(self, faster_rcnn, vis=None, config=opt):
+    def __init__(self, faster_rcnn, vis=None, config=opt, amp=None):
         super().__init__()
         self.faster_rcnn = faster_rcnn
         self.config = config
@@ -56,6 +58,8 @@ class FasterRCNNTrainer(nn.Module):
         self.anchor_target_creator = AnchorTargetCreator(allowed_border=faster_rcnn.allowed_border)
         self.proposal_target_creator = ProposalTargetCreator(n_sample=faster_rcnn.n_sample)
         self.optimizer = faster_rcnn.get_optimizer(config.lr, config.weight_decay, config.use_adam)
+        self.amp = amp
+        self.scaler = torch.amp.GradScaler(faster_rcnn.device.type, enabled=amp == torch.float16)
         self.epoch = 0
         self._n_seen = 0
         self._meters = {name: AverageValueMeter() for name in LossTuple._fields}
@@ -83,9 +87,11 @@ class FasterRCNNTrainer(nn.Module):
         generators = self._generators(n, imgs.device, indices)
         bboxes = [bbox.reshape(-1, 4) for bbox in bboxes]
 
-        features = model.extract(imgs, sizes)
+        with autocast(imgs.device, self.amp):
+            features = model.extract(imgs, sizes)
+            rpn_locs, rpn_scores, rois, n_rois, anchor = model.rpn(features, sizes, scale)
+        rpn_locs, rpn_scores = rpn_locs.float(), rpn_scores.float()
         map_size = tuple(features.shape[2:])
-        rpn_locs, rpn_scores, rois, n_rois, anchor = model.rpn(features, sizes, scale)
 
         rpn_losses, samples = [], []
         for i in range(n):
@@ -102,7 +108,9 @@ class FasterRCNNTrainer(nn.Module):
         counts = [len(sample_roi) for sample_roi, _, _ in samples]
         sample_indices = torch.cat([label.new_full(label.shape, i) for i, (_, _, label) in enumerate(samples)])
         sample_rois, gt_roi_locs, gt_roi_labels = (torch.cat(column) for column in zip(*samples, strict=True))
-        roi_cls_locs, roi_scores = model.head(features, sample_rois, sample_indices)
+        with autocast(imgs.device, self.amp):
+            roi_cls_locs, roi_scores = model.head(features, sample_rois, sample_indices)
+        roi_cls_locs, roi_scores = roi_cls_locs.float(), roi_scores.float()
         self._count(self._roi_counts, roi_scores, gt_roi_labels)
         # Of the boxes that the head gives a RoI, one a class, the true class's one is trained.
         roi_locs = roi_cls_locs.view(len(sample_rois), -1, 4)  # (S, L + 1, 4)
@@ -118,8 +126,9 @@ class FasterRCNNTrainer(nn.Module):
         """One update; the arguments are `forward`'s. Returns the LossTuple, which the meters have taken up."""
         self.optimizer.zero_grad()
         losses = self(imgs, bboxes, labels, scale, sizes, indices)
-        losses.total_loss.backward()
-        self.optimizer.step()
+        self.scaler.scale(losses.total_loss).backward()  # float16's range is narrow; else the scaler does nothing
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.update_meters(losses)
         return losses
 

@@ -155,7 +155,7 @@ class FasterRCNN(nn.Module):
                     size = tuple(int(side) for side in sizes[i])
                 scale = img.shape[1] / size[0]
                 roi_cls_loc, roi_score, roi, _ = self(img[None], scale)
-                bbox, prob = self._decode(roi_cls_loc, roi_score, roi, tuple(img.shape[1:]), size)
+                bbox, prob = self._decode(roi_cls_loc.float(), roi_score.float(), roi, tuple(img.shape[1:]), size)
                 results.append(
                     self._suppress(bbox, prob, thresholds["nms_thresh"], thresholds["score_thresh"], max_dets)
                 )

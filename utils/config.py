@@ -75,6 +75,10 @@ class Config:
     finetune: str | None = option(None, "training", "checkpoint for other classes: all but the class layers is taken")
     seed: int = option(0, "training", "of order, augmentation, samples and initial weights", low=0, high=2**32 - 1)
     device: str = option("auto", "training", "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")
+    amp: str = option(
+        "auto", "training", "precision of the network: bf16, fp16, off (float32); auto takes bf16 where it is fast",
+        choices=("auto", "bf16", "fp16", "off"),
+    )  # fmt: skip
     # run
     name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints already")

@@ -87,8 +87,11 @@ def _roi_align_backward(
         return grad_x
     dtype = box_dtype(grad)
     if grad.device.type == "cpu" and sampling_ratio > 0:
-        rows = _separable_backward(grad.to(dtype), rois, roi_indices, spatial_scale, sampling_ratio, aligned, shape)
-        return rows.to(grad.dtype)
+        with torch.autocast("cpu", enabled=False):
+            grad_x = _separable_backward(
+                grad.to(dtype), rois, roi_indices, spatial_scale, sampling_ratio, aligned, shape
+            )
+        return grad_x.to(grad.dtype)
     boxes = torchvision_rois(rois, roi_indices, dtype)
     grad_x = torch.ops.torchvision._roi_align_backward(
         grad.to(dtype), boxes, spatial_scale, p, p, n, c, h, w, sampling_ratio, aligned

@@ -1,0 +1,35 @@
+"""Mixed precision: in which number format the commands let a device multiply.
+
+Only what autocast lists (convolutions, matrix products) leaves float32; boxes, NMS and losses never do.
+"""
+
+import torch
+
+from utils.errors import UserError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+
+
+def has_bf16_units(device):
+    """Whether `device` has matrix units for bfloat16: AMX in a CPU, tensor cores from Ampere on in a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def amp_dtype(name, device):
+    """The format that --amp=NAME means on `device`: a torch.dtype, or None for float32.
+
+    Raises:
+        UserError: float16 without a GPU, where its range needs a scaled loss and nothing is gained.
+    """
+    if name == "auto":
+        name = "bf16" if has_bf16_units(device) else "off"
+    if name == "fp16" and device.type != "cuda":
+        raise UserError(f"--amp=fp16: not on {device.type}; take --amp=bf16 or --amp=off")
+    return DTYPES[name]
+
+
+def autocast(device, dtype):
+    """A context in which the network computes in `dtype`; None for float32."""
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
