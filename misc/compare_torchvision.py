@@ -1,11 +1,13 @@
 """Train our MobileNetV2 detector and torchvision's `FasterRCNN` on the same layers, init, images, size and steps.
 
     python misc/compare_torchvision.py --voc-data-dir=VOC --weights=mobilenet_v2.pth --seeds=0,1,2
+    python misc/compare_torchvision.py --table runs/ours.jsonl runs/torchvision.jsonl
 
 Both take the batches of one loader (the same pictures in one order, mirrored alike), the same SGD and schedule, the
 same anchors, 256 anchors and 64 RoIs an image, and are scored by one evaluator (VOC07 11-point mAP). What differs is
 what each system does by itself: its losses and targets, its RoI features, its thresholds. Prints a line an epoch and a
-table at the end, and appends each epoch's line to --out as JSON, so that an interrupted comparison keeps what it had.
+table at the end, and appends each epoch's line to --out as JSON, so that an interrupted comparison keeps what it had;
+--table prints the table of such files, written by processes side by side.
 """
 
 import argparse
@@ -154,14 +156,15 @@ def table(records):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--voc-data-dir", required=True)
-    parser.add_argument("--weights", required=True, help="MobileNetV2 in torchvision's names")
+    parser.add_argument("--table", nargs="+", metavar="FILE", help="print the table of these records, and no more")
+    parser.add_argument("--voc-data-dir", required="--table" not in sys.argv)
+    parser.add_argument("--weights", required="--table" not in sys.argv, help="MobileNetV2 in torchvision's names")
     parser.add_argument("--train-split", default="train")
     parser.add_argument("--val-split", default="val")
     parser.add_argument("--systems", default="ours,torchvision")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--milestone", type=int, default=4, help="epochs before the learning rate falls to 0.1")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--milestone", type=int, default=6, help="epochs before the learning rate falls to 0.1")
     parser.add_argument("--warmup", type=int, default=100, help="steps")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--lr", type=float, default=0.005)
@@ -170,6 +173,10 @@ def main():
     parser.add_argument("--max-size", type=int, default=1000)
     parser.add_argument("--out", default="runs/compare_torchvision.jsonl", help="each epoch's record is appended")
     args = parser.parse_args()
+    if args.table:
+        lines = [line for path in args.table for line in Path(path).read_text("utf-8").splitlines()]
+        print(table([json.loads(line) for line in lines]))
+        return
     records = []
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     for seed in map(int, args.seeds.split(",")):
