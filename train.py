@@ -364,7 +364,8 @@ def evaluate(model, db):
     with tqdm(total=n, desc=f"eval on {db.split}", unit="img", leave=False) as bar:
         loader = test_loader(dataset, workers(opt.test_num_workers), n)
         with autocast(model.device, amp_dtype(opt.amp, model.device)):
-            return evaluate_model(model, loader, opt.max_dets, bar.update)
+            n_together = 32 if model.device.type == "cuda" else 1
+            return evaluate_model(model, loader, opt.max_dets, bar.update, n_together)
 
 
 def finish(run_dir, best_map):

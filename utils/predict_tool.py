@@ -2,6 +2,7 @@
 
 import glob
 import json
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -15,7 +16,7 @@ from utils.image_tool import read_image
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
-def evaluate_model(model, loader, max_dets=None, on_progress=None):
+def evaluate_model(model, loader, max_dets=None, on_progress=None, n_together=1):
     """Detect in every image of `loader` and score what was found.
 
     Only the boxes are kept: memory grows by the detections and the true boxes, not by the pictures.
@@ -24,19 +25,20 @@ def evaluate_model(model, loader, max_dets=None, on_progress=None):
         model: a `FasterRCNN`.
         loader: yields (img, (H, W), bbox, label, difficult), img prepared, see `data.dataset.TestDataset`.
         max_dets: boxes an image at most.
-        on_progress: called with 1 after each image.
+        on_progress: called with the number of images that were done since the last call.
+        n_together: images given to `predict` at a time: some batches, so that images of one size find each other.
 
     Returns:
         `VOCResult`.
     """
     columns = [[] for _ in range(6)]  # predicted bboxes, labels, scores; true bboxes, labels, difficults
-    for img, size, bbox, label, difficult in loader:
-        detections = model.predict([img], [size], max_dets=max_dets)
-        row = (*(column[0] for column in detections), bbox, label, difficult)
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
+    rows = iter(loader)
+    while chunk := list(islice(rows, n_together)):
+        imgs, sizes, *truth = zip(*chunk, strict=True)
+        for column, values in zip(columns, (*model.predict(imgs, sizes, max_dets=max_dets), *truth), strict=True):
+            column.extend(values)
         if on_progress:
-            on_progress(1)
+            on_progress(len(chunk))
     return evaluate_detections(*columns, label_names=model.label_names)
 
 

@@ -83,6 +83,17 @@ def test_pixels_are_those_of_the_original(tiny):
     np.testing.assert_allclose(small.bboxes[0] * 2, large.bboxes[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 50])
+def test_batches_change_nothing_but_the_speed(tiny, batch_size):
+    """Only images of one prepared size go together; the results come in the order of the pictures."""
+    imgs = pictures([(50, 70), (64, 64), (50, 70), (90, 40), (100, 140), (50, 70), (64, 64)])
+    together = tiny.predict(imgs, batch_size=batch_size)
+    for i, img in enumerate(imgs):
+        alone = tiny.predict([img], batch_size=1)
+        assert len(alone.scores[0]) > 10
+        assert_same([column[i : i + 1] for column in together], alone, atol=1e-3)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_predict_is_pure(tiny, training):
     tiny.train(training)

@@ -194,7 +194,16 @@ def test_evaluate_scores_what_was_found():
     assert result.map07 == 0.5
     assert result.n_gt.tolist() == [1, 1]
     assert ticks == [1, 1, 1]
-    assert [call[:2] for call in detector.calls] == [(1, [(100, 200 + k)]) for k in (1, 2, 3)]
+    assert [(n, list(sizes)) for n, sizes, _ in detector.calls] == [(1, [(100, 200 + k)]) for k in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("n_together", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (3, [3]), (8, [3])])
+def test_evaluate_several_at_a_time(n_together, expected):
+    detector = Detector({1: [((0.0, 0.0, 10.0, 10.0), 0, 0.8)]})
+    ticks = []
+    result = evaluate_model(detector, samples(), on_progress=ticks.append, n_together=n_together)
+    assert result.ap.tolist() == evaluate_model(detector, samples()).ap.tolist()
+    assert ticks == expected
 
 
 def test_evaluate_without_detections():
