@@ -57,6 +57,8 @@ def train(*args, **kwargs):
     seed_everything(opt.seed)
     train_db, val_db, checkpoint = training_data()
     model = training_model(train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
+    if opt.compile:
+        model.compile_layers()
     dataset = Dataset(train_db, model.min_size, model.max_size, model.input_mode, opt.seed)
     loader = train_loader(dataset, opt.batch_size, workers(opt.num_workers))
     default_name = f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"

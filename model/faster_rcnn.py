@@ -171,7 +171,7 @@ class FasterRCNN(nn.Module):
         return Detections(*([result[k] for result in results] for k in range(3)))
 
     def _detect(self, imgs, originals, nms_thresh, score_thresh, max_dets):
-        """(bbox, label, score) of each prepared image of `imgs` (N, 3, H, W); the pictures have the sizes `originals`."""
+        """(bbox, label, score) of each prepared image in `imgs` (N, 3, H, W), of pictures of the sizes `originals`."""
         imgs = imgs.contiguous(memory_format=torch.channels_last)
         prepared_size = tuple(imgs.shape[2:])
         roi_cls_locs, roi_scores, rois, roi_indices = self(imgs, [prepared_size[0] / size[0] for size in originals])
@@ -261,6 +261,14 @@ class FasterRCNN(nn.Module):
             if isinstance(module, _BatchNorm):
                 module.requires_grad_(False)
         self.train(self.training)
+
+    def compile_layers(self):
+        """Let torch.compile fuse the layers between two of our operators; takes a minute at the first images.
+
+        The names in the state dict stay. Sizes of images vary, so the extractor is compiled for any.
+        """
+        self.extractor.compile(dynamic=True)
+        self.head.classifier.compile(dynamic=True)
 
     def train(self, mode=True):
         super().train(mode)

@@ -377,6 +377,17 @@ def test_optimizer(build, use_adam):
     assert n_biases > 5
 
 
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_numbers():
+    torch.manual_seed(0)
+    model = lively(FasterRCNNTiny(3, min_size=64, max_size=120)).eval()
+    names, imgs = list(model.state_dict()), pictures([(50, 70), (64, 64), (90, 40)])
+    expected = model.predict(imgs)
+    model.compile_layers()
+    assert list(model.state_dict()) == names
+    assert_same(model.predict(imgs), expected, atol=1e-2)
+
+
 def test_frozen_layers_are_not_in_the_optimizer():
     with torch.device("meta"):
         model = FasterRCNNVGG16()
