@@ -13,6 +13,7 @@ from model.ops import kernel
 from model.ops.roi_pool import box_dtype, torchvision_rois
 
 MAX_BINS = 32  # a side, in the backward kernel's shared memory
+SMALL_MAP = 1024  # cells up to which a CPU's products over whole rows beat torchvision's loop over samples
 
 
 def roi_align(x, rois, roi_indices, output_size, spatial_scale, sampling_ratio=2, aligned=True):
@@ -50,16 +51,19 @@ def _roi_align(
     aligned: bool,
 ) -> Tensor:
     (_, c, h, w), r, p = x.shape, len(rois), output_size
-    if not _takes(x, p):
-        dtype = box_dtype(x)
-        boxes = torchvision_rois(rois, roi_indices, dtype)
-        out = torch.ops.torchvision.roi_align(x.to(dtype), boxes, spatial_scale, p, p, sampling_ratio, aligned)
-        return out.to(x.dtype)
-    out = x.new_empty(r, c, p, p)
-    values = (x, *map(np.int64, x.stride()), rois.contiguous(), roi_indices.contiguous(), spatial_scale)
-    values += (int(aligned), sampling_ratio, c, h, w, p, out)
-    kernel.launch("roi_align", "roi_align_forward", (r, math.ceil(c / 32), 1), 256, values, x.device, x.dtype)
-    return out
+    if _takes(x, p):
+        out = x.new_empty(r, c, p, p)
+        values = (x, *map(np.int64, x.stride()), rois.contiguous(), roi_indices.contiguous(), spatial_scale)
+        values += (int(aligned), sampling_ratio, c, h, w, p, out)
+        kernel.launch("roi_align", "roi_align_forward", (r, math.ceil(c / 32), 1), 256, values, x.device, x.dtype)
+        return out
+    dtype = box_dtype(x)
+    if x.device.type == "cpu" and sampling_ratio > 0 and h * w <= SMALL_MAP:
+        y_weights, x_weights = _separable_weights(rois, spatial_scale, sampling_ratio, aligned, p, (h, w), dtype)
+        return _separable_forward(x.to(dtype), y_weights, x_weights, roi_indices).to(x.dtype)
+    boxes = torchvision_rois(rois, roi_indices, dtype)
+    out = torch.ops.torchvision.roi_align(x.to(dtype), boxes, spatial_scale, p, p, sampling_ratio, aligned)
+    return out.to(x.dtype)
 
 
 @_roi_align.register_fake
@@ -87,11 +91,8 @@ def _roi_align_backward(
         return grad_x
     dtype = box_dtype(grad)
     if grad.device.type == "cpu" and sampling_ratio > 0:
-        with torch.autocast("cpu", enabled=False):
-            grad_x = _separable_backward(
-                grad.to(dtype), rois, roi_indices, spatial_scale, sampling_ratio, aligned, shape
-            )
-        return grad_x.to(grad.dtype)
+        y_weights, x_weights = _separable_weights(rois, spatial_scale, sampling_ratio, aligned, p, (h, w), dtype)
+        return _separable_backward(grad.to(dtype), y_weights, x_weights, roi_indices, n).to(grad.dtype)
     boxes = torchvision_rois(rois, roi_indices, dtype)
     grad_x = torch.ops.torchvision._roi_align_backward(
         grad.to(dtype), boxes, spatial_scale, p, p, n, c, h, w, sampling_ratio, aligned
@@ -106,24 +107,40 @@ def _(grad, rois, roi_indices, spatial_scale, sampling_ratio, aligned, shape):
     return grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) if last else grad.new_empty(shape)
 
 
-def _separable_backward(grad, rois, roi_indices, spatial_scale, sampling_ratio, aligned, shape):
-    """The same numbers as two matrix products a RoI, which a CPU does fast.
+# On a CPU. A bilinear sample's weight is a weight in y times a weight in x, and the samples of a bin are a grid: so is
+# their mean. Two matrix products a RoI give the same numbers as torchvision's loops over samples, of which the backward
+# one, on a single core, takes several times as long (`misc/bench_ops.py`).
 
-    A bilinear sample's weight is a weight in y times a weight in x, and the samples of a bin are a grid: so is their
-    mean. torchvision's backward scatters sample by sample on one core (`misc/bench_ops.py`).
-    """
-    (n, c, h, w), p = shape, grad.shape[2]
-    edges = rois.to(grad.dtype) * spatial_scale - (0.5 if aligned else 0.0)  # (R, 4) in cells
-    y, x = (
-        _axis_weights(edges[:, i], edges[:, i + 2], p, sampling_ratio, n_cells, aligned)
-        for i, n_cells in enumerate((h, w))
+
+def _separable_weights(rois, spatial_scale, sampling_ratio, aligned, output_size, map_size, dtype):
+    """(R, P, H) and (R, P, W): how much of each row and column of cells is in each row and column of bins."""
+    edges = rois.to(dtype) * spatial_scale - (0.5 if aligned else 0.0)  # (R, 4) in cells
+    return (
+        _axis_weights(edges[:, i], edges[:, i + 2], output_size, sampling_ratio, map_size[i], aligned) for i in (0, 1)
     )
+
+
+@torch.autocast("cpu", enabled=False)
+def _separable_forward(x, y_weights, x_weights, roi_indices):
+    (n, c, h, w), (r, p, _) = x.shape, y_weights.shape
+    out = x.new_empty(r, p, p, c)
+    for i in range(n):
+        own = torch.where(roi_indices == i)[0]
+        cells = x[i].permute(1, 2, 0).reshape(h, w * c)
+        rows = (y_weights[own].flatten(0, 1) @ cells).view(-1, p, w, c)  # (R', P, W, C)
+        out[own] = x_weights[own, None] @ rows  # (R', 1, P, W) @ (R', P, W, C)
+    return out.permute(0, 3, 1, 2).contiguous()
+
+
+@torch.autocast("cpu", enabled=False)
+def _separable_backward(grad, y_weights, x_weights, roi_indices, n):
+    h, w, c = y_weights.shape[2], x_weights.shape[2], grad.shape[1]
     grad_x = grad.new_empty(n, h, w, c)
     for i in range(n):
         own = torch.where(roi_indices == i)[0]
         bins = grad[own].permute(0, 2, 3, 1)  # (R', P, P, C)
-        rows = x[own, None].mT @ bins  # (R', 1, W, P) @ (R', P, P, C) → (R', P, W, C)
-        grad_x[i] = (y[own].flatten(0, 1).T @ rows.flatten(0, 1).flatten(1)).view(h, w, c)
+        rows = x_weights[own, None].mT @ bins  # (R', 1, W, P) @ (R', P, P, C) → (R', P, W, C)
+        grad_x[i] = (y_weights[own].flatten(0, 1).T @ rows.flatten(0, 1).flatten(1)).view(h, w, c)
     return grad_x.permute(0, 3, 1, 2)
 
 

@@ -5,13 +5,14 @@ import re
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.ops import kernel
 from model.ops.nms import PHASE, batched_nms, nms, nms_padded
 from model.ops.roi_align import roi_align
-from model.ops.roi_pool import roi_pool
+from model.ops.roi_pool import roi_pool, torchvision_rois
 from tests.model.ops.cuda_on_cpu import needs_compiler
 from tests.model.ops.test_nms import random_boxes, slow_nms, whole
 from tests.model.ops.test_roi_align import roi as align_roi
@@ -42,6 +43,19 @@ def gradient(op, x, *others, seed=0):
     out = op(x, *others)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).to(out.dtype)
     return out.detach(), torch.autograd.grad(out, x, weight)[0]
+
+
+def torchvisions(op):
+    """torchvision's operator with the arguments of ours, in float32 at least."""
+
+    def call(x, rois, indices, size, scale, samples=2, aligned=True):
+        wide = x if x.dtype == torch.float64 else x.float()
+        boxes = torchvision_rois(rois, indices, wide.dtype)
+        if op is roi_pool:
+            return torchvision.ops.roi_pool(wide, boxes, size, scale).to(x.dtype)
+        return torchvision.ops.roi_align(wide, boxes, size, scale, samples, aligned).to(x.dtype)
+
+    return call
 
 
 # Compilation
@@ -104,7 +118,7 @@ def test_roi_pool_agrees_with_the_slow_loop(kernels, rows, size):
 def test_equal_to_torchvision_forward_and_backward(kernels, op, layout, dtype, channels):
     x, rois, indices = random_case(2, channels, 7, 9, 20)
     x = x.to(dtype=dtype, memory_format=layout)
-    expected, expected_grad = gradient(op, x, rois, indices, 7, 1 / 16)
+    expected, expected_grad = gradient(torchvisions(op), x, rois, indices, 7, 1 / 16)
     with kernels():
         out, grad = gradient(op, x, rois, indices, 7, 1 / 16)
     assert out.dtype == grad.dtype == dtype
@@ -118,7 +132,7 @@ def test_equal_to_torchvision_forward_and_backward(kernels, op, layout, dtype, c
 def test_any_number_of_rois(kernels, op, n_roi):
     """The backward pass tests 256 RoIs at a time."""
     x, rois, indices = random_case(2, 2, 5, 4, n_roi)
-    expected, expected_grad = gradient(op, x, rois, indices, 3, 1 / 16)
+    expected, expected_grad = gradient(torchvisions(op), x, rois, indices, 3, 1 / 16)
     with kernels():
         out, grad = gradient(op, x, rois, indices, 3, 1 / 16)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
@@ -140,7 +154,7 @@ def test_the_order_of_threads_changes_nothing(kernels, op):
 def test_values_that_are_not_finite(kernels, op):
     x, rois, indices = random_case(1, 3, 6, 6, 12)
     x[0, 0, 2:4], x[0, 1, :, 1], x[0, 2, 5] = float("nan"), float("inf"), float("-inf")
-    expected = op(x, rois, indices, 3, 1 / 16)
+    expected = torchvisions(op)(x, rois, indices, 3, 1 / 16)
     with kernels():
         out = op(x, rois, indices, 3, 1 / 16)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-5, equal_nan=True)
@@ -182,7 +196,7 @@ def test_roi_align_gradient(kernels, aligned, samples):
     """Against torchvision's scatter, which takes float64."""
     x, rois, indices = random_case(2, 3, 6, 7, 40)
     rois[:4] = torch.tensor([[8.0, 8, 8, 8], [30, 40, 20, 60], [-90, -90, -60, -60], [0, 0, 500, 500]])
-    _, expected = gradient(roi_align, x.double(), rois.double(), indices, 5, 1 / 16, samples, aligned)
+    _, expected = gradient(torchvisions(roi_align), x.double(), rois.double(), indices, 5, 1 / 16, samples, aligned)
     with kernels():
         _, grad = gradient(roi_align, x, rois, indices, 5, 1 / 16, samples, aligned)
     torch.testing.assert_close(grad, expected.float(), rtol=1e-4, atol=1e-4)
