@@ -105,6 +105,15 @@ def test_zero_area_roi_is_one_cell_and_an_outside_one_is_zero():
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_boxes_stay_in_float32_beside_a_bfloat16_map(device):
+    """A coordinate of 807 is 808 in bfloat16, which lies in another cell."""
+    x = random_map(1, 8, 60, 60).bfloat16().to(device)
+    out = run(x, [[7, 807, 23, 823]], [0], size=1, scale=1 / 16)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, x[:, :, 0:2, 50:52].amax(dim=(2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_no_rois(device):
     x = torch.zeros(2, 3, 5, 5, device=device, requires_grad=True)
     out = run(x, [], [], size=7)
