@@ -3,8 +3,8 @@
     python misc/bench_ops.py            # on a GPU if there is one
     python misc/bench_ops.py --device=cpu
 
-Prints Markdown: the median time of each, their ratio (above 1: ours is faster) and, on a GPU, the bytes that must move at
-the least as a share of the card's measured copy bandwidth. The tables of the last runs are in docs/performance.md.
+Prints Markdown: the median time of each, their ratio (above 1: ours is faster) and, on a GPU, the bytes that must move
+at the least as a share of the card's measured copy bandwidth. The tables of the last runs are in docs/performance.md.
 """
 
 import argparse
