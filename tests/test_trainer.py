@@ -141,7 +141,7 @@ def test_batch_is_the_mean_of_its_images(trainer):
     assert alone[0].roi_loc_loss > 0 == alone[2].roi_loc_loss
 
 
-def drawn(trainer, indices, bboxes=None):
+def drawn(trainer, indices, imgs=None, sizes=None):
     """What the RPN learns from in each image, and the head's generator after it, for a batch of `indices`."""
     seen = []
     creator, others = trainer.anchor_target_creator, trainer.proposal_target_creator
@@ -159,10 +159,19 @@ def drawn(trainer, indices, bboxes=None):
     trainer.anchor_target_creator, trainer.proposal_target_creator = anchors, proposals
     try:
         n = len(indices)
-        trainer(images(n), [BOXES] * n, [LABELS] * n, 1.0, indices=indices)
+        trainer(images(n) if imgs is None else imgs, [BOXES] * n, [LABELS] * n, 1.0, sizes, indices)
     finally:
         trainer.anchor_target_creator, trainer.proposal_target_creator = creator, others
     return list(zip(seen[::2], seen[1::2]))
+
+
+def test_draws_do_not_depend_on_the_padding(trainer):
+    """A picture with fewer anchors than there are slots for proposals, alone and beside a larger one."""
+    imgs = torch.zeros(2, 3, 64, 80)
+    imgs[0, :, :24, :24] = images(1)[0, :, :24, :24]
+    (alone,) = drawn(trainer, [5], imgs[:1, :, :24, :24])
+    padded, _ = drawn(trainer, [5, 7], imgs, [(24, 24), (64, 80)])
+    assert same(padded, alone)
 
 
 def same(a, b):

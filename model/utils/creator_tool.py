@@ -85,7 +85,10 @@ class ProposalCreator:
         Returns:
             (P', 4) float32 proposals, best score first; P' ≤ n_post_nms. Their number is what a GPU's host waits for.
         """
-        roi, n_roi = self.batch(_float(loc)[None], _float(score)[None], _float(anchor), [img_size], [scale])
+        loc, score, anchor = _float(loc), _float(score), _float(anchor)
+        if len(anchor) == 0:
+            return anchor
+        roi, n_roi = self.batch(loc[None], score[None], anchor, [img_size], [scale])
         return roi[0, : int(n_roi[0])]
 
     @torch.no_grad()
@@ -93,12 +96,13 @@ class ProposalCreator:
         """The proposals of several images, in tensors of fixed size.
 
         Args:
-            loc: (N, A, 4) float32; score: (N, A) float32; anchor: (A, 4) float32, of the whole padded map.
+            loc: (N, A, 4) float32; score: (N, A) float32; anchor: (A, 4) float32, of the whole padded map, A ≥ 1.
             sizes: N pairs (H, W) of the prepared images without padding; scales: N floats.
             valid: (N, A) bool: the anchors that stand in each image; None for all.
 
         Returns:
-            roi (N, P, 4): proposals, best score first, zeros in unused slots; P = n_post_nms, or A where that is less.
+            roi (N, P, 4): proposals, best score first, zeros in unused slots; P = n_post_nms, whatever A is, so that what
+                is drawn from the slots does not depend on the padding.
             n_roi (N,) int32: how many are used.
         """
         training = self.parent_model is not None and self.parent_model.training
@@ -113,7 +117,7 @@ class ProposalCreator:
         score, order = score.masked_fill(~usable, -math.inf).sort(dim=1, descending=True, stable=True)
         n_usable = (score[:, :n_pre_nms] != -math.inf).sum(dim=1)  # they come first
         roi = take_rows(roi, order[:, :n_pre_nms])
-        kept = nms_padded(roi, self.nms_thresh, min(n_post_nms, roi.shape[1]), count=n_usable)
+        kept = nms_padded(roi, self.nms_thresh, n_post_nms, count=n_usable)
         return take_rows(roi, kept.index.clamp(min=0)) * (kept.index >= 0)[..., None], kept.count
 
 
