@@ -32,7 +32,7 @@ except RuntimeError as reason:  # its operators are not compiled for this build 
     print(f"error: torchvision does not fit torch {torch.__version__} ({reason}); install both anew", file=sys.stderr)
     sys.exit(2)
 
-from data.dataset import Dataset, TestDataset, inverse_normalize, set_epoch, test_loader, train_loader
+from data.dataset import Dataset, TestDataset, inverse_normalize, set_epoch, test_loader, to_device, train_loader
 from data.voc_dataset import VOCBboxDataset, find_label_names, report_problems
 from model.zoo import ARCHITECTURE, architecture, build_model, model_from_checkpoint, stored_label_names
 from trainer import FasterRCNNTrainer
@@ -59,7 +59,8 @@ def train(*args, **kwargs):
     model = training_model(train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
     if opt.compile:
         model.compile_layers()
-    dataset = Dataset(train_db, model.min_size, model.max_size, model.input_mode, opt.seed)
+    preparation = model.min_size, model.max_size, model.input_mode
+    dataset = Dataset(train_db, *preparation, opt.seed, raw=device.type == "cuda")  # a GPU resizes faster
     loader = train_loader(dataset, opt.batch_size, workers(opt.num_workers))
     default_name = f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(opt.name or default_name, opt.overwrite)
@@ -82,7 +83,8 @@ def train(*args, **kwargs):
                 if step >= n_steps:
                     break
                 trainer.set_lr(learning_rate(epoch, step))
-                trainer.train_step(*to_device(batch, device))
+                batch = to_device(batch, device, *preparation)
+                trainer.train_step(*batch)
                 step += 1
                 bar.update()
                 if step % opt.plot_every == 0 or step == n_steps:
@@ -297,15 +299,6 @@ def dashboard():
     elif opt.visdom:
         say(f"dashboard: no visdom answers on port {opt.port}; the run goes on, and shows there as soon as one does")
     return vis
-
-
-def to_device(batch, device):
-    """A Batch whose tensors are on `device`; sizes, scale and indices stay with the host, which reads them."""
-    return batch._replace(
-        imgs=batch.imgs.to(device, non_blocking=True, memory_format=torch.channels_last),
-        bboxes=[bbox.to(device, non_blocking=True) for bbox in batch.bboxes],
-        labels=[label.to(device, non_blocking=True) for label in batch.labels],
-    )
 
 
 def learning_rate(epoch, step):

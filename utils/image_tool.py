@@ -4,6 +4,7 @@
 """
 
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -56,7 +57,9 @@ def _opened(path):
 MIN_SIDE = 16
 
 
+@cache
 def _statistics(input_mode, device):
+    """On the device, once: a copy from the host would be waited for."""
     mode = INPUT_MODES[input_mode]
     mean = torch.tensor(mode["mean"], device=device).view(3, 1, 1)
     std = torch.tensor(mode["std"], device=device).view(3, 1, 1)

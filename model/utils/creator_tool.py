@@ -101,8 +101,8 @@ class ProposalCreator:
             valid: (N, A) bool: the anchors that stand in each image; None for all.
 
         Returns:
-            roi (N, P, 4): proposals, best score first, zeros in unused slots; P = n_post_nms, whatever A is, so that what
-                is drawn from the slots does not depend on the padding.
+            roi (N, P, 4): proposals, best score first, zeros in unused slots. P = n_post_nms, whatever A is: what is
+                drawn from the slots does not depend on the padding.
             n_roi (N,) int32: how many are used.
         """
         training = self.parent_model is not None and self.parent_model.training

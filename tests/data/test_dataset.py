@@ -15,6 +15,7 @@ from data.dataset import (
     inverse_normalize,
     set_epoch,
     test_loader,
+    to_device,
     train_loader,
 )
 
@@ -188,6 +189,25 @@ def test_collate_by_hand():
         assert torch.equal(batch.imgs[k, :, :height, :width], dataset[i][0])
         assert batch.imgs[k, :, height:].abs().sum() == 0
         assert batch.imgs[k, :, :, width:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("input_mode", ["torchvision", "caffe"])
+def test_pictures_may_be_prepared_on_the_device(workers, input_mode):
+    """A raw batch becomes the very batch that the loader's processes would have made."""
+    preparation = {"min_size": 60, "max_size": 100, "input_mode": input_mode}
+    loaders = [train_loader(Dataset(many(), **preparation, raw=raw), 3, workers) for raw in (False, True)]
+    for epoch in (0, 1):
+        for loader in loaders:
+            set_epoch(loader, epoch)
+        for ready, raw in zip(*loaders, strict=True):
+            assert all(picture.dtype == torch.uint8 for picture in raw.pictures)
+            made = to_device(raw, torch.device("cpu"), **preparation)
+            for a, b in zip(to_device(ready, torch.device("cpu")), made, strict=True):
+                if isinstance(a, list):
+                    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+                else:
+                    assert torch.equal(a, b)
 
 
 def test_last_batch_is_the_rest():
