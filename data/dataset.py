@@ -26,6 +26,14 @@ class Batch(NamedTuple):
     indices: torch.Tensor  # (N,) int64, places in the dataset
 
 
+def _checked(db):
+    if not hasattr(db, "get_example"):
+        raise TypeError(
+            f"{type(db).__name__} is no dataset: give one such as VOCBboxDataset(opt.voc_data_dir, 'train')"
+        )
+    return db
+
+
 class Dataset:
     """Training samples of `db`: mirrored with probability ½, resized and normalised.
 
@@ -39,7 +47,7 @@ class Dataset:
     """
 
     def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision", seed=0, flip=True):
-        self.db = db
+        self.db = _checked(db)
         self.min_size, self.max_size, self.input_mode = min_size, max_size, input_mode
         self.seed = seed
         self.flip = flip
@@ -74,7 +82,7 @@ class TestDataset:
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
     def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision"):
-        self.db = db
+        self.db = _checked(db)
         self.min_size, self.max_size, self.input_mode = min_size, max_size, input_mode
 
     def __len__(self):

@@ -9,6 +9,7 @@ Letters: A anchors of one image, R boxes (or proposals), S samples. Boxes are (y
 import torch
 
 from model.ops.nms import nms
+from utils.array_tool import totensor
 from utils.bbox_tools import bbox2loc, bbox_iou, clip_bbox, loc2bbox
 
 
@@ -31,7 +32,7 @@ def random_subset(mask, n, generator=None):
 
 
 def _float(x):
-    return torch.as_tensor(x, dtype=torch.float32)
+    return totensor(x, dtype=torch.float32)
 
 
 class ProposalCreator:
@@ -186,7 +187,7 @@ class ProposalTargetCreator:
             gt_roi_label (S,) int64: 0 background, 1..L the class + 1.
         """
         roi, bbox = _float(roi), _float(bbox)
-        label = torch.as_tensor(label, device=bbox.device).long()
+        label = totensor(label, bbox.device).long()
         roi = torch.cat([roi, bbox])  # the true boxes are sure positives from the first step on
         if len(bbox) == 0:
             keep = random_subset(roi.new_ones(len(roi), dtype=torch.bool), self.n_sample, generator)
