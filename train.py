@@ -34,7 +34,7 @@ except RuntimeError as reason:  # its operators are not compiled for this build 
 
 from data.dataset import Dataset, TestDataset, inverse_normalize, set_epoch, test_loader, to_device, train_loader
 from data.voc_dataset import VOCBboxDataset, find_label_names, report_problems
-from model.zoo import ARCHITECTURE, architecture, build_model, model_from_checkpoint, stored_label_names
+from model.zoo import ARCHITECTURE, architecture, build_model, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import read_checkpoint
 from utils.cli_tool import choose_device, make_run_dir, return_free_memory, run_command, say
@@ -51,7 +51,7 @@ from utils.visdom_server import is_visdom
 def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
     read_options(args, kwargs)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave as after Ctrl-C: with the state saved
+    leave_with_the_state_saved()
     device = choose_device(opt.device)
     amp_dtype(opt.amp, device)  # a choice that the device has not is refused before anything starts
     seed_everything(opt.seed)
@@ -117,7 +117,7 @@ def train(*args, **kwargs):
         bar.close()
         vis.save()
         vis.close()
-    finish(run_dir, best_map)
+    finish(run_dir, best_map, validated=val_db is not None)
 
 
 @SetParseFn(str)
@@ -125,8 +125,10 @@ def evaluate_command(*args, **kwargs):
     """Print the average precisions of the checkpoint --load-path on --val-split, and write them as JSON."""
     read_options(args, kwargs, needs="load_path")
     path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_eval_{opt.val_split}.json")
-    with writing(path):
+    with writing(path):  # before the work
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
     model = detector("evaluate")
     db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, model.label_names, use_difficult=True)
     report(db)
@@ -192,6 +194,14 @@ def seed_everything(seed):
     torch.manual_seed(seed)
 
 
+def leave_with_the_state_saved():
+    """On SIGTERM, and when the terminal is closed (unless nohup has it ignored), as after Ctrl-C."""
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 def workers(n):
     return min(n, os.cpu_count() or 1)
 
@@ -205,7 +215,7 @@ def training_data():
         splits.append(opt.val_split)
     names = parse_label_names(opt.label_names) if opt.label_names else find_label_names(opt.voc_data_dir, splits)
     if opt.load_path:
-        names = checkpoint_names(checkpoint, names)
+        names = names_to_go_on(checkpoint, names, given=bool(opt.label_names))
     if not names:
         raise UserError(f"{opt.voc_data_dir}: no object in the annotations of {' and '.join(splits)}; name the classes")
     train_db = VOCBboxDataset(opt.voc_data_dir, opt.train_split, names)
@@ -220,20 +230,6 @@ def training_data():
         splits = f"{opt.train_split} and {opt.val_split}"
         say(f"warning: {n_both} images are in both {splits}: the mAP is flattered; choose others", file=sys.stderr)
     return train_db, val_db, checkpoint
-
-
-def checkpoint_names(checkpoint, names):
-    """The checkpoint's classes, in its order; `names`, those of the data, must be among them."""
-    known = stored_label_names(checkpoint)
-    if opt.label_names and len(names) == len(known):
-        return names
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UserError(
-            f"{opt.load_path}: is for {len(known)} other classes, without {unknown[0]!r}; "
-            "start from it with --finetune in place of --load-path"
-        )
-    return known
 
 
 def report(db):
@@ -260,6 +256,8 @@ def training_model(label_names, checkpoint):
 def new_model(label_names):
     """A network from the options, with ImageNet weights if it has any and they are wanted."""
     options = architecture_options(only_given=False)
+    if "caffe_pretrain_path" in opt.given and not opt.caffe_pretrain:
+        raise UserError("--caffe-pretrain-path is read only with --caffe-pretrain=True; add it, or leave it out")
     if opt.caffe_pretrain:
         if opt.model != "vgg16":
             raise UserError(f"--caffe-pretrain is for --model=vgg16, not {opt.model}; leave it out")
@@ -363,12 +361,14 @@ def evaluate(model, db):
             return evaluate_model(model, loader, opt.max_dets, bar.update, n_together)
 
 
-def finish(run_dir, best_map):
+def finish(run_dir, best_map, validated):
     best = run_dir / "best.pth" if best_map is not None else run_dir / "last.pth"
     if best_map is not None:
         say(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
-    say(f"next: python train.py eval --load-path={best} --voc-data-dir={opt.voc_data_dir} --val-split={opt.val_split}")
-    say(f"      python train.py predict --load-path={best} --image=FILE_OR_FOLDER")
+    say("next:")
+    if validated:
+        say(f"  python train.py eval --load-path={best} --voc-data-dir={opt.voc_data_dir} --val-split={opt.val_split}")
+    say(f"  python train.py predict --load-path={best} --image=FILE_OR_FOLDER")
 
 
 def detector(preset):

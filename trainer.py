@@ -84,6 +84,8 @@ class FasterRCNNTrainer(nn.Module):
         """
         model, n = self.faster_rcnn, len(imgs)
         sizes, scale = batch_geometry(imgs, scale, sizes)
+        if not len(bboxes) == len(labels) == n:
+            raise ValueError(f"{n} images, but boxes of {len(bboxes)} and labels of {len(labels)}")
         generators = self._generators(n, imgs.device, indices)
         bboxes = [bbox.reshape(-1, 4) for bbox in bboxes]
 

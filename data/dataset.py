@@ -38,6 +38,14 @@ class RawBatch(NamedTuple):
     indices: torch.Tensor
 
 
+def _checked(db):
+    if not hasattr(db, "get_example"):
+        raise TypeError(
+            f"{type(db).__name__} is no dataset: give one such as VOCBboxDataset(opt.voc_data_dir, 'train')"
+        )
+    return db
+
+
 class Dataset:
     """Training samples of `db`: mirrored with probability ½, resized and normalised.
 
@@ -52,7 +60,7 @@ class Dataset:
     """
 
     def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision", seed=0, flip=True, raw=False):
-        self.db = db
+        self.db = _checked(db)
         self.min_size, self.max_size, self.input_mode = min_size, max_size, input_mode
         self.seed = seed
         self.flip, self.raw = flip, raw
@@ -92,7 +100,7 @@ class TestDataset:
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
     def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision"):
-        self.db = db
+        self.db = _checked(db)
         self.min_size, self.max_size, self.input_mode = min_size, max_size, input_mode
 
     def __len__(self):

@@ -145,6 +145,10 @@ class FasterRCNN(nn.Module):
         Returns:
             `Detections(bboxes, labels, scores)`, boxes in pixels of each original picture.
         """
+        if sizes is not None and len(sizes) != len(imgs):
+            raise ValueError(f"{len(imgs)} images, but {len(sizes)} sizes: give a pair (H, W) for each")
+        if max_dets is not None and max_dets < 0:
+            raise ValueError(f"max_dets {max_dets}: must be at least 0, or None for all")
         thresholds = PRESETS["visualize"] if visualize else vars(self)
         thresholds = thresholds["nms_thresh"], thresholds["score_thresh"], max_dets
         batch_size = batch_size or (8 if self.device.type == "cuda" else 1)
@@ -288,6 +292,8 @@ def batch_geometry(imgs, scale, sizes):
         scale *= n
     if len(sizes) != n or len(scale) != n:
         raise ValueError(f"{n} images, but {len(sizes)} sizes and {len(scale)} scales")
+    if any(own[0] > height or own[1] > width for own in sizes):
+        raise ValueError(f"sizes {sizes} do not lie within the padded images' {height}×{width}")
     return sizes, scale
 
 

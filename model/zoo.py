@@ -1,5 +1,7 @@
 """The detectors by name, and how one is made from options or from a checkpoint."""
 
+import math
+
 from torch import nn
 
 from model.faster_rcnn_mobilenet import FasterRCNNMobileNetV2
@@ -88,9 +90,14 @@ def model_from_checkpoint(checkpoint, label_names=None, finetune=False, **option
         key: value for key, value in options.items() if value is not None
     }
     n_fg_class = len(label_names) if finetune else _n_fg_class(checkpoint)
-    label_names = label_names or stored_label_names(checkpoint)
-    if len(label_names) != n_fg_class:
-        raise UserError(f"{checkpoint.path}: has {n_fg_class} classes, but --label-names names {len(label_names)}")
+    if not finetune:
+        label_names = names_in_order(checkpoint, label_names)
+    low, high = options.get("min_size", 600), options.get("max_size", 1000)
+    if not 1 <= low <= high < math.inf:
+        raise UserError(
+            f"{checkpoint.path}: pictures can't be brought to a short side of {low:g} and a long side of at most "
+            f"{high:g} pixels; set --min-size and --max-size"
+        )
     try:
         model = build_model(options.pop("model"), n_fg_class, tuple(label_names), **options)
     except (TypeError, ValueError) as error:
@@ -138,9 +145,53 @@ def _n_fg_class(checkpoint):
     return len(score) - 1
 
 
+def names_in_order(checkpoint, given=None):
+    """The checkpoint's classes by their index; those of `given` for a file without names, or to call them otherwise.
+
+    The weights of a class are at its index: names that the file has too never change their place.
+    """
+    stored = stored_label_names(checkpoint)
+    if given is None or set(given) == set(stored):
+        return stored
+    if len(given) != len(stored):
+        raise UserError(f"{checkpoint.path}: has {len(stored)} classes, but --label-names names {len(given)}")
+    moved = [name for i, name in enumerate(given) if name in stored and stored[i] != name]
+    if moved and names_are_stored(checkpoint):
+        raise UserError(
+            f"{checkpoint.path}: has {moved[0]!r} at another place of its classes; give --label-names in this order, "
+            f"renamed or not: {','.join(stored)}"
+        )
+    return tuple(given)
+
+
+def names_to_go_on(checkpoint, names, given=False):
+    """The checkpoint's classes, in its order, for a run that goes on from it.
+
+    Args:
+        names: the classes of the data, which must be among them.
+        given: whether the user named them, as is needed for an old file that does not.
+    """
+    if given and not names_are_stored(checkpoint):
+        return names_in_order(checkpoint, names)
+    known = stored_label_names(checkpoint)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(
+            f"{checkpoint.path}: is for {len(known)} other classes, without {unknown[0]!r}; "
+            "start from it with --finetune in place of --load-path"
+        )
+    return known
+
+
+def names_are_stored(checkpoint):
+    """Whether the file names its classes; old ones do not."""
+    names = checkpoint.other_info.get("label_names")
+    return isinstance(names, list | tuple) and len(names) == _n_fg_class(checkpoint)
+
+
 def stored_label_names(checkpoint):
     """Class names in the file; VOC's for an old file of 20 classes; else numbers."""
-    n_fg_class, names = _n_fg_class(checkpoint), checkpoint.other_info.get("label_names")
-    if isinstance(names, list | tuple) and len(names) == n_fg_class:
-        return tuple(names)
+    if names_are_stored(checkpoint):
+        return tuple(checkpoint.other_info["label_names"])
+    n_fg_class = _n_fg_class(checkpoint)
     return VOC_BBOX_LABEL_NAMES if n_fg_class == 20 else tuple(f"class {i}" for i in range(n_fg_class))

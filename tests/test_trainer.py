@@ -426,3 +426,9 @@ def test_state_dict_is_the_models(trainer):
     assert {name for name, _ in trainer.named_buffers()} == {
         f"faster_rcnn.{n}" for n, _ in trainer.faster_rcnn.named_buffers()
     }
+
+
+@pytest.mark.parametrize(("boxes", "labels"), [([BOXES], [LABELS] * 2), ([BOXES] * 2, [LABELS])])
+def test_boxes_of_fewer_images(trainer, boxes, labels):
+    with pytest.raises(ValueError, match="2 images, but boxes of"):
+        trainer(images(2), boxes, labels, 1.0)

@@ -12,7 +12,12 @@ def tonumpy(data):
 
 
 def totensor(data, device=None, dtype=None):
-    """A tensor of `data` (array, tensor or sequence), on `device` if one is named; shares memory where it can."""
+    """A tensor of `data` (array, tensor or sequence), on `device` if one is named; shares memory where it can.
+
+    `device` may be a bool too, as in simple-faster-rcnn's `totensor(data, cuda)`: a GPU, or the CPU.
+    """
+    if isinstance(device, bool):
+        device = "cuda" if device else "cpu"
     if isinstance(data, np.ndarray):
         data = np.ascontiguousarray(data)  # torch takes no reversed views, such as OpenCV users' bgr[::-1]
     return torch.as_tensor(data, device=device, dtype=dtype)

@@ -140,8 +140,13 @@ class Config:
             raise UserError(f"{flag(weights)} and {flag(start)} both say where the weights come from; give one of them")
         if values.get("pretrained_model") == "none" and values.get("pretrained_path"):
             raise UserError("--pretrained-model=none starts from random weights; leave out it or --pretrained-path")
+        caffe = values.get("caffe_pretrain", self.caffe_pretrain)
+        for name in ("pretrained_model", "pretrained_path"):
+            if caffe and values.get(name) not in (None, "vgg16"):
+                raise UserError(f"{flag(name)} and --caffe-pretrain both say where the weights come from; give one")
         after = {f.name: getattr(self, f.name) for f in fields(self)} | values
-        if after["min_size"] > after["max_size"]:
+        from_file = after["load_path"] or after["finetune"]  # its sizes are known when it is read
+        if after["min_size"] > after["max_size"] and not (from_file and {"min_size", "max_size"} - values.keys()):
             raise UserError(
                 f"--min-size={after['min_size']} is more than --max-size={after['max_size']}; make it less, or set both"
             )

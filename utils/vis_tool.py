@@ -162,10 +162,16 @@ class Visualizer:
                 self.plot(name, y, x)
 
     def img(self, name, img):
-        """Show a picture, in place of the one before: (3, H, W) RGB, float 0..1 or uint8, array or tensor."""
+        """Show a picture, in place of the one before: (3, H, W) RGB, float 0..1 or uint8, array or tensor.
+
+        A matrix, (H, W) or (1, H, W), such as a confusion meter's counts, is shown grey, its largest value white.
+        """
         if self._idle():
             return
         img = np.array(at.tonumpy(img))  # a copy: the caller may go on with its buffer
+        if img.ndim == 2 or img.shape[:1] == (1,):
+            grey = img.reshape(img.shape[-2:]).astype(np.float64)
+            img = np.stack([grey / max(grey.max(initial=0), 1e-12)] * 3)
         if img.ndim != 3 or img.shape[0] != 3 or 0 in img.shape:
             raise ValueError(f"{name}: a picture of shape {img.shape}: (3, H, W) is needed")
         self._show(name, "img", img)

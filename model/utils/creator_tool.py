@@ -12,6 +12,7 @@ import math
 import torch
 
 from model.ops.nms import nms_padded
+from utils.array_tool import totensor
 from utils.bbox_tools import bbox2loc, bbox_iou, clip_bbox, loc2bbox
 
 
@@ -39,7 +40,7 @@ def take_rows(x, index):
 
 
 def _float(x):
-    return torch.as_tensor(x, dtype=torch.float32)
+    return totensor(x, dtype=torch.float32)
 
 
 class ProposalCreator:
@@ -219,7 +220,7 @@ class ProposalTargetCreator:
             gt_roi_label (S,) int64: 0 background, 1..L the class + 1, −1 in an unused slot.
         """
         roi, bbox = _float(roi), _float(bbox)
-        label = torch.as_tensor(label, device=bbox.device).long()
+        label = totensor(label, bbox.device).long()
         place = torch.arange(len(roi) + len(bbox), device=roi.device)
         there = (place < (len(roi) if n_roi is None else n_roi)) | (place >= len(roi))
         roi = torch.cat([roi, bbox])  # the true boxes are sure positives from the first step on

@@ -18,6 +18,7 @@ from data.dataset import (
     to_device,
     train_loader,
 )
+from utils.config import Config
 
 
 class Pictures:
@@ -263,3 +264,9 @@ def test_test_and_training_samples_have_the_same_pixels():
     db = many(3)
     for i in range(3):
         assert torch.equal(small(db, flip=False)[i][0], TestDataset(db, 60, 100)[i][0])
+
+
+@pytest.mark.parametrize("kind", [Dataset, TestDataset])
+def test_options_are_no_dataset(kind):
+    with pytest.raises(TypeError, match="VOCBboxDataset"):
+        kind(Config())

@@ -340,6 +340,19 @@ def test_forms_of_scale_and_sizes(scale):
     assert batch_geometry(imgs, scale, torch.tensor([[40, 50], [8, 9]]))[0] == [(40, 50), (8, 9)]
 
 
+def test_sizes_beyond_the_batch():
+    with pytest.raises(ValueError, match="do not lie within"):
+        batch_geometry(torch.zeros(2, 3, 40, 50), 1.0, [(40, 50), (41, 50)])
+
+
+def test_wrong_numbers_in_predict(tiny):
+    imgs = torch.zeros(2, 3, 40, 50)
+    with pytest.raises(ValueError, match="2 images, but 1 sizes"):
+        tiny.predict(imgs, [(40, 50)])
+    with pytest.raises(ValueError, match="max_dets -1"):
+        tiny.predict(imgs, [(40, 50)] * 2, max_dets=-1)
+
+
 def test_wrong_number_of_sizes():
     with pytest.raises(ValueError, match="2 images"):
         batch_geometry(torch.zeros(2, 3, 4, 4), 1.0, [(4, 4)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import MODELS, FasterRCNNTiny, FasterRCNNVGG16, build_model, load_model
-from model.zoo import ARCHITECTURE, architecture, model_from_checkpoint, stored_label_names
+from model.zoo import ARCHITECTURE, architecture, model_from_checkpoint, names_in_order, stored_label_names
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from utils.config import Config
@@ -121,6 +121,19 @@ def test_given_names_replace_the_stored(tiny, tmp_path):
     assert model_from_checkpoint(checkpoint, ("x", "y", "z")).label_names == ("x", "y", "z")
     with pytest.raises(UserError, match=r"x\.pth: has 3 classes.*2"):
         model_from_checkpoint(checkpoint, ("x", "y"))
+
+
+def test_names_never_move_to_another_place(tiny, tmp_path):
+    """A class is its place in the weights."""
+    path = save_tiny(tiny, tmp_path / "x.pth")
+    checkpoint = read_checkpoint(path)
+    assert model_from_checkpoint(checkpoint, NAMES[::-1]).label_names == NAMES
+    assert model_from_checkpoint(checkpoint, (NAMES[0], "x", NAMES[2])).label_names == (NAMES[0], "x", NAMES[2])
+    with pytest.raises(UserError, match=f"{NAMES[0]!r}.*{','.join(NAMES)}"):
+        model_from_checkpoint(checkpoint, ("x", NAMES[0], "y"))
+    nameless = Checkpoint("old.pth", {"head.score.weight": torch.zeros(21, 4)})
+    order = VOC_BBOX_LABEL_NAMES[1:] + VOC_BBOX_LABEL_NAMES[:1]
+    assert names_in_order(nameless, (*order[:-1], "else")) == (*order[:-1], "else")
 
 
 # Files of other makers and times
@@ -299,6 +312,9 @@ WRONG = {
     "for another model": of_config(model="mobilenet_v2"),
     "model of the future": of_config(model="vit"),
     "input of the future": of_config(model="tiny", input_mode="hsv"),
+    "no size": of_config(model="tiny", min_size=float("nan")),
+    "size 0": of_config(model="tiny", min_size=0),
+    "sizes the wrong way round": of_config(model="tiny", min_size=300, max_size=200),
 }
 
 

@@ -71,3 +71,7 @@ def test_scalar_refuses_more_than_one_number():
         at.scalar(np.zeros(2))
     with pytest.raises((ValueError, RuntimeError)):
         at.scalar(torch.zeros(2))
+
+
+def test_totensor_takes_simple_faster_rcnns_flag():
+    assert at.totensor(np.zeros(3), False).device.type == "cpu"

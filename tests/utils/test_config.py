@@ -266,6 +266,28 @@ def test_use_chainer_is_refused_with_the_reason():
     assert Config().parse({"use_chainer": "False"}).use_chainer is False
 
 
+def test_sizes_of_a_checkpoint_are_not_the_defaults():
+    """Only one is given: the other is in the file."""
+    assert Config().parse({"max_size": "300", "load_path": "x.pth"}).max_size == 300
+    assert Config().parse({"min_size": "2000", "finetune": "x.pth"}).min_size == 2000
+    with pytest.raises(UserError, match="--min-size=500"):
+        Config().parse({"max_size": "300", "min_size": "500", "load_path": "x.pth"})
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"caffe_pretrain": "True", "pretrained_path": "x.pth"}, "--pretrained-path"),
+        ({"caffe_pretrain": "True", "pretrained_model": "none"}, "--pretrained-model"),
+    ],
+)
+def test_weights_from_two_places(given, named):
+    with pytest.raises(UserError, match=named):
+        Config().parse(given)
+    everything = Config().parse({"caffe_pretrain": True, "caffe_pretrain_path": "x.pth"}).state_dict()
+    assert Config().update_known(everything).caffe_pretrain_path == "x.pth"  # what a checkpoint stores fits together
+
+
 def test_min_size_above_max_size():
     with pytest.raises(UserError, match=r"--min-size=1200.*--max-size"):
         Config().parse({"min_size": "1200"})

@@ -433,3 +433,14 @@ def test_no_gradient_flows_through_the_targets():
     assert not any(out.requires_grad for out in unsampled()(roi, boxes([[0, 0, 10, 10]]), [0], generator=seeded()))
     loc = torch.zeros(1, 4, requires_grad=True)
     assert not ProposalCreator()(loc, torch.ones(1), boxes([[0, 0, 20, 20]]), (30, 30)).requires_grad
+
+
+def test_reversed_views_are_taken():
+    """x, y boxes turned round are a view with negative strides, which torch refuses by itself."""
+    gt = np.array([[10, 0, 20, 10], [0, 0, 9, 9]], dtype=np.float32)[:, [1, 0, 3, 2]][::-1]
+    anchor = np.array([[0, 0, 10, 10], [0, 10, 10, 20]], dtype=np.float32)[::-1]
+    _, label = AnchorTargetCreator()(gt, anchor, (40, 40))
+    assert label.tolist() == [1, 1]
+    roi, _, _ = unsampled()(anchor, gt, np.array([1, 0])[::-1], generator=seeded())
+    assert len(roi) == 4
+    assert len(ProposalCreator(min_size=1)(np.zeros((2, 4))[::-1], np.arange(2.0)[::-1], anchor, (40, 40))) == 2
