@@ -90,7 +90,6 @@ class Torchvision:
         backbone.out_channels = 512
         self.model = FasterRCNN(
             backbone,
-            N_CLASS + 1,
             min_size=600,
             max_size=1000,
             image_mean=[0.0] * 3,
