@@ -53,7 +53,7 @@ def train(*args, **kwargs):
     read_options(args, kwargs)
     leave_with_the_state_saved()
     device = choose_device(opt.device)
-    amp_dtype(opt.amp, device)  # a choice that the device has not is refused before anything starts
+    amp = amp_dtype(opt.amp, device)
     seed_everything(opt.seed)
     train_db, val_db, checkpoint = training_data()
     model = training_model(train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
@@ -65,7 +65,7 @@ def train(*args, **kwargs):
     default_name = f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(opt.name or default_name, opt.overwrite)
     vis = dashboard()
-    trainer = FasterRCNNTrainer(model, vis, amp=amp_dtype(opt.amp, device))
+    trainer = FasterRCNNTrainer(model, vis, amp=amp)
     if opt.load_path and checkpoint.optimizer is not None:
         trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
     vis.text("<br>".join(model.label_names), win="labels")

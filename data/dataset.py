@@ -54,7 +54,7 @@ class Dataset:
         min_size, max_size, input_mode: see `utils.image_tool.prepare`.
         seed: with the epoch and the index, all that decides whether an image is mirrored.
         flip: False leaves every image as it is.
-        raw: leave it to `prepare_batch` to resize and normalise the pictures of a batch.
+        raw: leave it to `to_device` to resize and normalise the pictures of a batch.
 
     `dataset[i]` is (img, bbox, label, scale): (3, H, W) float32, (R, 4) float32, (R,) int32, float.
     """

@@ -61,3 +61,29 @@ __device__ inline int list_in_order(bool passes, int value, int* list) {
   __syncthreads();
   return total;
 }
+
+constexpr int CHANNELS = 32;  // of a block in a forward pass
+constexpr int BINS = 64;      // that it holds in shared memory at a time
+
+// The forward passes: a block has one RoI and CHANNELS channels; grid (R, C / CHANNELS). value(c, bin) is computed so
+// that a warp reads 32 channels of a cell where the map is channels_last, else the bins of a channel; the results pass
+// through shared memory, so that out (R, C, P, P) is written in order.
+template <class Value>
+__device__ inline void write_bins(Scalar* out, int C, int P, bool channels_last, Value value) {
+  __shared__ float tile[CHANNELS][BINS + 1];
+  const int r = blockIdx.x, c0 = blockIdx.y * CHANNELS, n_channel = min(CHANNELS, C - c0);
+  for (int bin0 = 0; bin0 < P * P; bin0 += BINS) {
+    const int n_bin = min(BINS, P * P - bin0);
+    for (int item = threadIdx.x; item < n_channel * n_bin; item += blockDim.x) {
+      const int c = channels_last ? item % n_channel : item / n_bin;
+      const int bin = channels_last ? item / n_channel : item % n_bin;
+      tile[c][bin] = value(c0 + c, bin0 + bin);
+    }
+    __syncthreads();
+    for (int item = threadIdx.x; item < n_channel * n_bin; item += blockDim.x) {
+      const int c = item / n_bin, bin = item % n_bin;
+      store(out + ((long long)r * C + c0 + c) * P * P + bin0 + bin, tile[c][bin]);
+    }
+    __syncthreads();
+  }
+}

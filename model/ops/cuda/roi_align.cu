@@ -27,58 +27,42 @@ __device__ inline bool outside(float at, int n_cell) { return at < -1.0f || at >
 
 __device__ inline float onto_map(float at, int n_cell) { return fminf(fmaxf(at, 0.0f), (float)(n_cell - 1)); }
 
-constexpr int CHANNELS = 32;  // of a block
-constexpr int BINS = 64;      // that a block holds in shared memory at a time
-
-// As roi_pool_forward: a block has one RoI and CHANNELS channels; grid (R, C / CHANNELS).
 extern "C" __global__ void roi_align_forward(
     const Scalar* x, long long stride_n, long long stride_c, long long stride_h, long long stride_w,
     const float* rois, const long long* roi_indices, float spatial_scale, int aligned, int sampling_ratio,
     int C, int H, int W, int P,
     Scalar* out)  // (R, C, P, P)
 {
-  __shared__ float tile[CHANNELS][BINS + 1];
-  const int r = blockIdx.x, c0 = blockIdx.y * CHANNELS, n_channel = min(CHANNELS, C - c0);
+  const int r = blockIdx.x;
   const float* roi = rois + 4 * (long long)r;
   const Axis vertical = axis_of(roi[0], roi[2], spatial_scale, aligned, sampling_ratio, P);
   const Axis horizontal = axis_of(roi[1], roi[3], spatial_scale, aligned, sampling_ratio, P);
   const float count = (float)max(vertical.G * horizontal.G, 1);
-  const Scalar* map = x + roi_indices[r] * stride_n + c0 * stride_c;
+  const Scalar* map = x + roi_indices[r] * stride_n;
 
-  for (int bin0 = 0; bin0 < P * P; bin0 += BINS) {
-    const int n_bin = min(BINS, P * P - bin0);
-    for (int item = threadIdx.x; item < n_channel * n_bin; item += blockDim.x) {
-      const int c = stride_c == 1 ? item % n_channel : item / n_bin;
-      const int bin = bin0 + (stride_c == 1 ? item / n_channel : item % n_bin);
-      const Scalar* plane = map + c * stride_c;
-      float sum = 0.0f;
-      for (int gy = 0; gy < vertical.G; gy++) {
-        float y = sample(vertical, bin / P, gy);
-        if (outside(y, H)) continue;
-        y = onto_map(y, H);
-        const int top = (int)y, bottom = min(top + 1, H - 1);
-        const float below = y - (float)top, above = 1.0f - below;
-        for (int gx = 0; gx < horizontal.G; gx++) {
-          float at = sample(horizontal, bin % P, gx);
-          if (outside(at, W)) continue;
-          at = onto_map(at, W);
-          const int left = (int)at, right = min(left + 1, W - 1);
-          const float after = at - (float)left, before = 1.0f - after;
-          sum += above * before * load(plane + top * stride_h + left * stride_w) +
-                 above * after * load(plane + top * stride_h + right * stride_w) +
-                 below * before * load(plane + bottom * stride_h + left * stride_w) +
-                 below * after * load(plane + bottom * stride_h + right * stride_w);
-        }
+  write_bins(out, C, P, stride_c == 1, [&](int c, int bin) {
+    const Scalar* plane = map + c * stride_c;
+    float sum = 0.0f;
+    for (int gy = 0; gy < vertical.G; gy++) {
+      float y = sample(vertical, bin / P, gy);
+      if (outside(y, H)) continue;
+      y = onto_map(y, H);
+      const int top = (int)y, bottom = min(top + 1, H - 1);
+      const float below = y - (float)top, above = 1.0f - below;
+      for (int gx = 0; gx < horizontal.G; gx++) {
+        float at = sample(horizontal, bin % P, gx);
+        if (outside(at, W)) continue;
+        at = onto_map(at, W);
+        const int left = (int)at, right = min(left + 1, W - 1);
+        const float after = at - (float)left, before = 1.0f - after;
+        sum += above * before * load(plane + top * stride_h + left * stride_w) +
+               above * after * load(plane + top * stride_h + right * stride_w) +
+               below * before * load(plane + bottom * stride_h + left * stride_w) +
+               below * after * load(plane + bottom * stride_h + right * stride_w);
       }
-      tile[c][bin - bin0] = sum / count;
     }
-    __syncthreads();
-    for (int item = threadIdx.x; item < n_channel * n_bin; item += blockDim.x) {
-      const int c = item / n_bin, bin = item % n_bin;
-      store(out + ((long long)r * C + c0 + c) * P * P + bin0 + bin, tile[c][bin]);
-    }
-    __syncthreads();
-  }
+    return sum / count;
+  });
 }
 
 // How much of the cell is in a bin along one axis: the mean over the bin's samples of their bilinear weights.

@@ -24,50 +24,33 @@ __device__ inline int bin_end(int bin, float size) { return (int)ceilf((float)(b
 
 __device__ inline int clamp(int value, int limit) { return min(max(value, 0), limit); }
 
-constexpr int CHANNELS = 32;  // of a block
-constexpr int BINS = 64;      // that a block holds in shared memory at a time
-
-// A block has one RoI and CHANNELS channels; grid (R, C / CHANNELS). A warp reads 32 channels of a cell where the map is
-// channels_last, else the bins of a channel. The results pass through shared memory, so that they are written in order.
 extern "C" __global__ void roi_pool_forward(
     const Scalar* x, long long stride_n, long long stride_c, long long stride_h, long long stride_w,
     const float* rois, const long long* roi_indices, float spatial_scale, int C, int H, int W, int P,
     Scalar* out,   // (R, C, P, P)
     int* argmax)   // (R, P, P, C) cell of the maximum, h * W + w; -1 in an empty bin
 {
-  __shared__ float tile[CHANNELS][BINS + 1];
-  const int r = blockIdx.x, c0 = blockIdx.y * CHANNELS, n_channel = min(CHANNELS, C - c0);
+  const int r = blockIdx.x;
   const Region g = region_of(rois + 4 * (long long)r, spatial_scale, P);
-  const Scalar* map = x + roi_indices[r] * stride_n + c0 * stride_c;
+  const Scalar* map = x + roi_indices[r] * stride_n;
 
-  for (int bin0 = 0; bin0 < P * P; bin0 += BINS) {
-    const int n_bin = min(BINS, P * P - bin0);
-    for (int item = threadIdx.x; item < n_channel * n_bin; item += blockDim.x) {
-      const int c = stride_c == 1 ? item % n_channel : item / n_bin;
-      const int bin = bin0 + (stride_c == 1 ? item / n_channel : item % n_bin);
-      const int ph = bin / P, pw = bin % P;
-      const int h0 = clamp(g.top + bin_begin(ph, g.bin_height), H), h1 = clamp(g.top + bin_end(ph, g.bin_height), H);
-      const int w0 = clamp(g.left + bin_begin(pw, g.bin_width), W), w1 = clamp(g.left + bin_end(pw, g.bin_width), W);
-      float best = h0 < h1 && w0 < w1 ? FLOAT_LOWEST : 0.0f;
-      int at = -1;
-      for (int h = h0; h < h1; h++)
-        for (int w = w0; w < w1; w++) {
-          const float value = load(map + c * stride_c + h * stride_h + w * stride_w);
-          if (value > best) {
-            best = value;
-            at = h * W + w;
-          }
+  write_bins(out, C, P, stride_c == 1, [&](int c, int bin) {
+    const int ph = bin / P, pw = bin % P;
+    const int h0 = clamp(g.top + bin_begin(ph, g.bin_height), H), h1 = clamp(g.top + bin_end(ph, g.bin_height), H);
+    const int w0 = clamp(g.left + bin_begin(pw, g.bin_width), W), w1 = clamp(g.left + bin_end(pw, g.bin_width), W);
+    float best = h0 < h1 && w0 < w1 ? FLOAT_LOWEST : 0.0f;
+    int at = -1;
+    for (int h = h0; h < h1; h++)
+      for (int w = w0; w < w1; w++) {
+        const float value = load(map + c * stride_c + h * stride_h + w * stride_w);
+        if (value > best) {
+          best = value;
+          at = h * W + w;
         }
-      tile[c][bin - bin0] = best;
-      argmax[((long long)r * P * P + bin) * C + c0 + c] = at;
-    }
-    __syncthreads();
-    for (int item = threadIdx.x; item < n_channel * n_bin; item += blockDim.x) {
-      const int c = item / n_bin, bin = item % n_bin;
-      store(out + ((long long)r * C + c0 + c) * P * P + bin0 + bin, tile[c][bin]);
-    }
-    __syncthreads();
-  }
+      }
+    argmax[((long long)r * P * P + bin) * C + c] = at;
+    return best;
+  });
 }
 
 constexpr int THREADS = 256;

@@ -14,7 +14,7 @@ from model.ops.nms import PHASE, batched_nms, nms, nms_padded
 from model.ops.roi_align import roi_align
 from model.ops.roi_pool import roi_pool, torchvision_rois
 from tests.model.ops.cuda_on_cpu import needs_compiler
-from tests.model.ops.test_nms import random_boxes, slow_nms, whole
+from tests.model.ops.test_nms import GREEDY_CASES, random_boxes, slow_nms
 from tests.model.ops.test_roi_align import roi as align_roi
 from tests.model.ops.test_roi_align import slow_roi_align
 from tests.model.ops.test_roi_pool import roi as pool_roi
@@ -206,11 +206,7 @@ def test_roi_align_gradient(kernels, aligned, samples):
 
 
 @SMALL
-@given(
-    rows=st.lists(st.tuples(whole, st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])), max_size=12),
-    thresh=st.sampled_from([0.0, 0.5, 0.7, 1.0]),
-    n_post=st.sampled_from([None, 0, 1, 3, 50]),
-)
+@GREEDY_CASES
 def test_nms_is_the_greedy_loop(kernels, rows, thresh, n_post):
     boxes, scores = [box for box, _ in rows], [score for _, score in rows]
     with kernels():
@@ -283,20 +279,14 @@ def test_control_a_tie_that_suppresses_is_noticed(kernels, reverse):
         assert nms(tie, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0]
 
 
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [
-        ("roi_pool", "      argmax[((long long)r * P * P + bin) * C + c0 + c] = at;\n    }\n"),
-        ("roi_align", "      tile[c][bin - bin0] = sum / count;\n    }\n"),
-    ],
-)
-def test_control_a_missing_barrier_is_noticed(kernels, name, place):
+@OPS
+def test_control_a_missing_barrier_is_noticed(kernels, op):
+    place = "      tile[c][bin] = value(c0 + c, bin0 + bin);\n    }\n"
     x, rois, indices = random_case(1, 8, 8, 8, 4)
     x = x.to(memory_format=torch.channels_last)  # a thread then writes what another computed
-    op = {"roi_pool": roi_pool, "roi_align": roi_align}[name]
     expected = op(x, rois, indices, 9, 1 / 16)
     mutation = (place + "    __syncthreads();\n", place)
-    assert mutation[0] in kernel.source(name)
+    assert mutation[0] in kernel.source("roi_pool")
     seen = []
     for reverse in (False, True):
         with kernels(reverse, mutation):

@@ -46,13 +46,16 @@ whole = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.in
 )
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@SMALL
-@given(
+GREEDY_CASES = given(
     rows=st.lists(st.tuples(whole, st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])), max_size=12),
     thresh=st.sampled_from([0.0, 0.5, 0.7, 1.0]),
     n_post=st.sampled_from([None, 0, 1, 3, 50]),
 )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@SMALL
+@GREEDY_CASES
 def test_nms_is_the_greedy_loop(device, rows, thresh, n_post):
     boxes, scores = [box for box, _ in rows], [score for _, score in rows]
     keep = nms(
