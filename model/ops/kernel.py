@@ -1,7 +1,6 @@
 """Compiles the CUDA kernels of `model/ops/cuda` with CuPy, and launches them on torch's memory and stream."""
 
 import functools
-import importlib.util
 import warnings
 from pathlib import Path
 
@@ -10,6 +9,12 @@ import torch
 
 FOLDER = Path(__file__).parent / "cuda"
 SCALARS = {torch.float32: "SCALAR_FLOAT32", torch.float16: "SCALAR_FLOAT16", torch.bfloat16: "SCALAR_BFLOAT16"}
+# Numbers that a launch and the kernels must agree on: macros there.
+CHANNELS = 32  # of a block in a forward pass of a RoI operator
+THREADS = 256  # of a block
+MAX_BINS = 32  # a side of a RoI, in the shared memory of RoI align's backward pass
+TILE, PHASE = 64, 2048  # boxes that NMS takes as the bits of one word, and in one phase
+MACROS = {"CHANNELS": CHANNELS, "THREADS": THREADS, "MAX_BINS": MAX_BINS, "TILE": TILE, "PHASE": PHASE}
 # No fused multiply-add: a tie of two boxes is then the same tie as on a CPU.
 OPTIONS = ("--std=c++17", "--fmad=false")
 
@@ -21,32 +26,61 @@ def source(name):
 
 def options(dtype):
     """Of the compiler, for feature maps of `dtype`."""
-    return (*OPTIONS, f"-D{SCALARS[dtype]}")
+    return (*OPTIONS, f"-D{SCALARS[dtype]}", *(f"-D{name}={value}" for name, value in MACROS.items()))
 
 
 @functools.cache
-def has_cupy():
-    """Whether CuPy is installed; where it is not, torchvision's operators take over, and one warning says so."""
-    if importlib.util.find_spec("cupy") is not None:
-        return True
-    warnings.warn(
-        "CuPy is missing: torchvision's operators are used on the GPU (pip install cupy-cuda13x)", stacklevel=2
-    )
-    return False
+def works(device_index):
+    """Whether CuPy can compile for this GPU. If not (it is absent, or made for another CUDA), one warning says why."""
+    try:
+        _function("nms", "nms_keep", torch.float32, device_index)
+    except Exception as error:  # of many classes: of the import, of the driver, of the compiler
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"CuPy does not work here ({reason}): torchvision's operators are used on the GPU "
+            "(pip install cupy-cuda13x, or cupy-cuda12x for an older driver)",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def takes(x):
-    """Whether the kernels work on feature maps such as `x`."""
-    return x.is_cuda and x.dtype in SCALARS and has_cupy()
+    """Whether the kernels work on feature maps or boxes such as `x`."""
+    return x.is_cuda and x.dtype in SCALARS and works(x.device.index)
 
 
 @functools.cache
-def _module(name, dtype, device_index):
+def _function(name, kernel, dtype, device_index):
     """Compiled at the first launch, for one device: a module belongs to its context."""
     import cupy  # only those who launch need it
 
     with cupy.cuda.Device(device_index):
-        return cupy.RawModule(code=source(name), options=options(dtype))
+        return _module(name, dtype, device_index).get_function(kernel)
+
+
+@functools.cache
+def _module(name, dtype, device_index):
+    import cupy
+
+    return cupy.RawModule(code=source(name), options=options(dtype))
+
+
+class _TorchStream:
+    """What CuPy asks of a foreign stream; torch's own class has it only in later releases."""
+
+    def __init__(self, pointer):
+        self.pointer = pointer
+
+    def __cuda_stream__(self):
+        return 0, self.pointer  # the protocol's version, cudaStream_t
+
+
+@functools.cache
+def _stream(pointer):
+    import cupy
+
+    return cupy.cuda.Stream.from_external(_TorchStream(pointer))
 
 
 def arguments(values, device):
@@ -87,8 +121,6 @@ def launch(name, kernel, grid, n_thread, values, device, dtype=torch.float32):
         return
     import cupy
 
-    with cupy.cuda.Device(device.index):
-        stream = cupy.cuda.Stream.from_external(torch.cuda.current_stream(device))
-        function = _module(name, dtype, device.index).get_function(kernel)
-        with stream:
-            function(grid, (n_thread,), tuple(arguments(values, device)))
+    function = _function(name, kernel, dtype, device.index)
+    with cupy.cuda.Device(device.index), _stream(torch.cuda.current_stream(device).cuda_stream):
+        function(grid, (n_thread,), tuple(arguments(values, device)))

@@ -12,9 +12,8 @@ from torch import Tensor
 from torchvision.ops import nms as _torchvision_nms
 
 from model.ops import kernel
+from model.ops.kernel import PHASE, THREADS, TILE
 from utils.bbox_tools import yx2xy
-
-PHASE = 2048  # boxes that cuda/nms.cu takes at a time
 
 
 class Kept(NamedTuple):
@@ -92,16 +91,16 @@ def _nms(bbox: Tensor, group: Tensor | None, count: Tensor, thresh: float, n_pos
         return index, kept
     bbox = bbox.float().contiguous()
     group, count = None if group is None else group.contiguous(), count.contiguous()
-    n_tile, n_phase = PHASE // 64, math.ceil(k / PHASE)
+    n_tile, n_phase = PHASE // TILE, math.ceil(k / PHASE)
     overlaps = torch.empty(n, PHASE, n_tile, dtype=torch.int64, device=device)
     gone = torch.zeros(n_phase, n, n_tile, dtype=torch.int64, device=device)
     for phase in range(n_phase):  # all are launched; those for which nothing is left return at once
         start = phase * PHASE
-        n_kept_tile = math.ceil(min(n_post, start) / 64)
+        n_kept_tile = math.ceil(min(n_post, start) / TILE)
         compare = (bbox, group, count, thresh, k, start, n_post, index, kept, overlaps, gone[phase])
-        kernel.launch("nms", "nms_compare", (n_tile, n_tile + n_kept_tile, n), 64, compare, device)
+        kernel.launch("nms", "nms_compare", (n_tile, n_tile + n_kept_tile, n), TILE, compare, device)
         keep = (overlaps, gone[phase], count, k, start, n_post, index, kept)
-        kernel.launch("nms", "nms_keep", (n, 1, 1), 256, keep, device)
+        kernel.launch("nms", "nms_keep", (n, 1, 1), THREADS, keep, device)
     return index, kept
 
 

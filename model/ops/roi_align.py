@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from model.ops import kernel
+from model.ops.kernel import CHANNELS, MAX_BINS, THREADS
 from model.ops.roi_pool import box_dtype, torchvision_rois
 
-MAX_BINS = 32  # a side, in the backward kernel's shared memory
 SMALL_MAP = 1024  # cells up to which a CPU's products over whole rows beat torchvision's loop over samples
 
 
@@ -55,7 +55,8 @@ def _roi_align(
         out = x.new_empty(r, c, p, p)
         values = (x, *map(np.int64, x.stride()), rois.contiguous(), roi_indices.contiguous(), spatial_scale)
         values += (int(aligned), sampling_ratio, c, h, w, p, out)
-        kernel.launch("roi_align", "roi_align_forward", (r, math.ceil(c / 32), 1), 256, values, x.device, x.dtype)
+        grid = (r, math.ceil(c / CHANNELS), 1)
+        kernel.launch("roi_align", "roi_align_forward", grid, THREADS, values, x.device, x.dtype)
         return out
     dtype = box_dtype(x)
     if x.device.type == "cpu" and sampling_ratio > 0 and h * w <= SMALL_MAP:
@@ -86,8 +87,8 @@ def _roi_align_backward(
         grad_x = grad.new_empty(n, h, w, c).permute(0, 3, 1, 2)
         values = (grad.permute(0, 2, 3, 1).contiguous(), rois.contiguous(), roi_indices.contiguous(), spatial_scale)
         values += (int(aligned), sampling_ratio, len(rois), c, h, w, p, grad_x)
-        grid = (w, h, n * math.ceil(c / 256))
-        kernel.launch("roi_align", "roi_align_backward", grid, 256, values, grad.device, grad.dtype)
+        grid = (w, h, n * math.ceil(c / THREADS))
+        kernel.launch("roi_align", "roi_align_backward", grid, THREADS, values, grad.device, grad.dtype)
         return grad_x
     dtype = box_dtype(grad)
     if grad.device.type == "cpu" and sampling_ratio > 0:

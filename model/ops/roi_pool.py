@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.ops import kernel
+from model.ops.kernel import CHANNELS, THREADS
 from utils.bbox_tools import yx2xy
 
 
@@ -53,8 +54,8 @@ def _roi_pool(
     out = x.new_empty(r, c, p, p)
     argmax = x.new_empty(r, p, p, c, dtype=torch.int32)
     values = (x, *map(np.int64, x.stride()), rois.contiguous(), roi_indices.contiguous(), spatial_scale, c, h, w, p)
-    grid = (r, math.ceil(c / 32), 1)
-    kernel.launch("roi_pool", "roi_pool_forward", grid, 256, (*values, out, argmax), x.device, x.dtype)
+    grid = (r, math.ceil(c / CHANNELS), 1)
+    kernel.launch("roi_pool", "roi_pool_forward", grid, THREADS, (*values, out, argmax), x.device, x.dtype)
     return out, argmax
 
 
@@ -80,8 +81,8 @@ def _roi_pool_backward(
     grad_x = grad.new_empty(n, h, w, c).permute(0, 3, 1, 2)
     values = (grad.permute(0, 2, 3, 1).contiguous(), argmax, rois.contiguous(), roi_indices.contiguous(), spatial_scale)
     values += (len(rois), c, h, w, p, grad_x)
-    grid = (w, h, n * math.ceil(c / 256))
-    kernel.launch("roi_pool", "roi_pool_backward", grid, 256, values, grad.device, grad.dtype)
+    grid = (w, h, n * math.ceil(c / THREADS))
+    kernel.launch("roi_pool", "roi_pool_backward", grid, THREADS, values, grad.device, grad.dtype)
     return grad_x
 
 

@@ -1,4 +1,5 @@
-// What the kernels share. Put before each .cu file by model/ops/kernel.py, which defines one of the four names below;
+// What the kernels share. Put before each .cu file by model/ops/kernel.py, which defines one of the three SCALAR names
+// below, and CHANNELS, THREADS, MAX_BINS, TILE and PHASE, which it launches by;
 // compiled by NVRTC for a GPU, and by g++ behind a shim in the tests. No header is included: NVRTC needs none then.
 //
 // Feature maps are float32, float16 or bfloat16 and are read and written through load() and store(); everything is
@@ -62,8 +63,7 @@ __device__ inline int list_in_order(bool passes, int value, int* list) {
   return total;
 }
 
-constexpr int CHANNELS = 32;  // of a block in a forward pass
-constexpr int BINS = 64;      // that it holds in shared memory at a time
+constexpr int BINS = 64;  // of a RoI that a block of a forward pass holds in shared memory at a time
 
 // The forward passes: a block has one RoI and CHANNELS channels; grid (R, C / CHANNELS). value(c, bin) is computed so
 // that a warp reads 32 channels of a cell where the map is channels_last, else the bins of a channel; the results pass

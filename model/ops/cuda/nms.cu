@@ -8,9 +8,7 @@
 
 typedef unsigned long long Bits;  // one a box of a tile
 
-constexpr int TILE = 64;
-constexpr int T = 32;
-constexpr int PHASE = T * TILE;
+constexpr int T = PHASE / TILE;
 
 // torchvision's rule and order of operations: the last bit decides at a tie, and a tie keeps both.
 __device__ inline bool overlap(const float* a, const float* b, float thresh) {
@@ -72,7 +70,7 @@ extern "C" __global__ void nms_compare(
   }
 }
 
-// One block of 256 threads an image.
+// One block of THREADS threads an image.
 extern "C" __global__ void nms_keep(
     const Bits* overlaps, const Bits* gone, const int* counts, int K, int start, int n_post, long long* keep, int* n_keep)
 {

@@ -75,9 +75,7 @@ __device__ inline float weight_of(const Axis& a, int bin, int cell, int n_cell) 
   return a.G > 0 ? sum / (float)a.G : 0.0f;
 }
 
-constexpr int THREADS = 256;
-constexpr int BATCH = 32;     // RoIs whose weights a block holds at a time
-constexpr int MAX_BINS = 32;  // a side
+constexpr int BATCH = 32;  // RoIs whose weights a block holds at a time
 
 // As roi_pool_backward: a block has one cell and THREADS channels, and gathers. A RoI's gradient reaches the cell with
 // a weight in y times a weight in x, since its samples are a grid. Grid (W, H, N * (C / THREADS)).

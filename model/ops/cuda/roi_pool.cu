@@ -53,8 +53,6 @@ extern "C" __global__ void roi_pool_forward(
   });
 }
 
-constexpr int THREADS = 256;
-
 // A block has one cell and THREADS channels, and gathers what the RoIs over this cell send to it, in order of their
 // index: no atomics, so the sums are the same in every run. Grid (W, H, N * (C / THREADS)).
 extern "C" __global__ void roi_pool_backward(

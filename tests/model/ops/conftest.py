@@ -1,11 +1,13 @@
 """The CUDA kernels on a machine without a GPU."""
 
-from contextlib import contextmanager
+from collections import namedtuple
+from contextlib import contextmanager, nullcontext
 
 import pytest
+import torch
 
 from model.ops import kernel
-from tests.model.ops.cuda_on_cpu import launch
+from tests.model.ops.cuda_on_cpu import launch, needs_compiler
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +36,23 @@ def kernels():
             yield
 
     return on_cpu
+
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+PATHS = [
+    "cpu",
+    pytest.param("shim", marks=needs_compiler),
+    pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA]),
+]
+Path = namedtuple("Path", ["device", "run"])
+
+
+@pytest.fixture(scope="session", params=PATHS)
+def path(request, kernels):
+    """Each way that an operator can go: what a CPU takes, the kernels behind the shim, a GPU.
+
+    `device` is for the tensors; the operator is called in `with path.run(): ...`.
+    """
+    if request.param == "shim":
+        return Path("cpu", kernels)
+    return Path(request.param, nullcontext)

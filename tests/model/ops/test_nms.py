@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from model.ops.nms import batched_nms, nms
 
-NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])]
 SMALL = settings(max_examples=50, deadline=None)
 
 
@@ -53,17 +51,13 @@ GREEDY_CASES = given(
 )
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @SMALL
 @GREEDY_CASES
-def test_nms_is_the_greedy_loop(device, rows, thresh, n_post):
+def test_nms_is_the_greedy_loop(path, rows, thresh, n_post):
     boxes, scores = [box for box, _ in rows], [score for _, score in rows]
-    keep = nms(
-        torch.tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4),
-        torch.tensor(scores, device=device),
-        thresh,
-        n_post,
-    )
+    box_tensor = torch.tensor(boxes, dtype=torch.float32, device=path.device).reshape(-1, 4)
+    with path.run():
+        keep = nms(box_tensor, torch.tensor(scores, device=path.device), thresh, n_post)
     assert keep.dtype == torch.int64
     assert keep.tolist() == slow_nms(boxes, scores, thresh)[:n_post]
 
@@ -88,34 +82,34 @@ def test_a_prefix_full_of_copies_is_not_the_end():
     assert nms(boxes, scores, 0.7, 300).tolist() == [0, 200, 201]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("n_post", [None, 5])
 @pytest.mark.parametrize(("thresh", "width"), [(0.3, 3.0), (0.5, 5.0), (0.7, 7.0)])
-def test_iou_exactly_at_the_threshold_keeps_both(device, n_post, thresh, width):
+def test_iou_exactly_at_the_threshold_keeps_both(path, n_post, thresh, width):
     """The contract: suppressed above the threshold, not at it."""
-    scores = torch.tensor([0.9, 0.8], device=device)
-    tie = torch.tensor([[0.0, 0.0, 1.0, 10.0], [0.0, 0.0, 1.0, width]], device=device)
-    assert nms(tie, scores, thresh, n_post).tolist() == [0, 1]
-    above = torch.tensor([[0.0, 0.0, 1.0, 10.0], [0.0, 0.0, 1.0, width + 0.01]], device=device)
-    assert nms(above, scores, thresh, n_post).tolist() == [0]
+    scores = torch.tensor([0.9, 0.8], device=path.device)
+    tie = torch.tensor([[0.0, 0.0, 1.0, 10.0], [0.0, 0.0, 1.0, width]], device=path.device)
+    above = torch.tensor([[0.0, 0.0, 1.0, 10.0], [0.0, 0.0, 1.0, width + 0.01]], device=path.device)
+    with path.run():
+        assert nms(tie, scores, thresh, n_post).tolist() == [0, 1]
+        assert nms(above, scores, thresh, n_post).tolist() == [0]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("n_post", [None, 2])
-def test_equal_scores_keep_their_order(device, n_post):
-    boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [5, 5, 7, 7], [9, 9, 12, 12]], device=device)
-    keep = nms(boxes, torch.full((4,), 0.5, device=device), 0.7, n_post)
+def test_equal_scores_keep_their_order(path, n_post):
+    boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [5, 5, 7, 7], [9, 9, 12, 12]], device=path.device)
+    with path.run():
+        keep = nms(boxes, torch.full((4,), 0.5, device=path.device), 0.7, n_post)
     assert keep.tolist() == [0, 2, 3][:n_post]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("n_post", [None, 0, 3])
-def test_no_boxes(device, n_post):
-    none = torch.zeros(0, 4, device=device)
-    keep = nms(none, none[:, 0], 0.5, n_post)
+def test_no_boxes(path, n_post):
+    none = torch.zeros(0, 4, device=path.device)
+    with path.run():
+        keep = nms(none, none[:, 0], 0.5, n_post)
+        assert batched_nms(none, none[:, 0], none[:, 0].long(), 0.5).shape == (0,)
     assert keep.shape == (0,)
     assert keep.dtype == torch.int64
-    assert batched_nms(none, none[:, 0], none[:, 0].long(), 0.5).shape == (0,)
 
 
 @pytest.mark.parametrize("n_post", [None, 3])
@@ -138,16 +132,18 @@ def test_non_contiguous_boxes():
     assert nms(wide[:, ::2], column[:, 0], 0.5, 4).tolist() == slow_nms(boxes.tolist(), scores.tolist(), 0.5)[:4]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("span", [12, 60])
-def test_batched_nms_works_group_by_group(device, span):
-    boxes, scores = random_boxes(40, span, seed=9)
-    scores = torch.randperm(40, generator=torch.Generator().manual_seed(1)) / 40  # no ties between the groups
-    group = torch.tensor([7, 0, 3, 7] * 10)
+def test_batched_nms_works_group_by_group(path, span):
+    boxes, scores = random_boxes(140, span, seed=9)
+    scores = torch.randperm(140, generator=torch.Generator().manual_seed(1)) / 140  # no ties between the groups
+    group = torch.tensor([7, 0, 3, 7] * 35)
     expected = []
     for k in (0, 3, 7):
-        own = [i for i in range(40) if group[i] == k]
+        own = [i for i in range(140) if group[i] == k]
         expected += [own[j] for j in slow_nms(boxes[own].tolist(), scores[own].tolist(), 0.5)]
     expected.sort(key=lambda i: -scores[i])
-    keep = batched_nms(boxes.float().to(device), scores.to(device), group.to(device), 0.5)
+    with path.run():
+        keep = batched_nms(boxes.float().to(path.device), scores.to(path.device), group.to(path.device), 0.5)
+        first = batched_nms(boxes.float().to(path.device), scores.to(path.device), group.to(path.device), 0.5, 9)
     assert keep.tolist() == expected
+    assert first.tolist() == expected[:9]
