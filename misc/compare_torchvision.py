@@ -5,7 +5,8 @@
 
 Both take the batches of one loader (the same pictures in one order, mirrored alike), the same SGD and schedule, the
 same anchors, 256 anchors and 64 RoIs an image, and are scored by one evaluator (VOC07 11-point mAP). What differs is
-what each system does by itself: its losses and targets, its RoI features, its thresholds. Prints a line an epoch and a
+what each system does by itself: its losses and targets, its RoI features, its thresholds. `ours-bf16` is ours with
+--amp=bf16. Prints a line an epoch and a
 table at the end, and appends each epoch's line to --out as JSON, so that an interrupted comparison keeps what it had;
 --table prints the table of such files, written by processes side by side.
 """
@@ -15,6 +16,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -37,19 +39,21 @@ from utils.checkpoint import read_state_dict
 from utils.cli_tool import return_free_memory
 from utils.config import Config
 from utils.eval_tool import evaluate_detections
+from utils.precision_tool import autocast
 
 STRIDE, SCALES, RATIOS = 16, (2, 4, 8, 16), (0.5, 1, 2)
 
 
 class Ours:
-    def __init__(self, args, label_names, seed):
+    def __init__(self, args, label_names, seed, amp=None):
+        self.amp = amp
         self.model = FasterRCNNMobileNetV2(
             len(label_names), RATIOS, SCALES, min_size=args.size, max_size=args.max_size, n_sample=64
         )
         self.model.load_pretrained(args.weights)
         self.model.to(memory_format=torch.channels_last)
         config = Config().parse({"lr": args.lr, "seed": seed, "roi_sigma": args.roi_sigma})
-        self.trainer = FasterRCNNTrainer(self.model, config=config)
+        self.trainer = FasterRCNNTrainer(self.model, config=config, amp=amp)
 
     def step(self, batch, lr, epoch):
         self.model.train()
@@ -58,7 +62,8 @@ class Ours:
         return self.trainer.train_step(*batch).total_loss.detach()
 
     def detect(self, img, size):
-        return tuple(column[0] for column in self.model.predict([img], [size]))
+        with autocast(self.model.device, self.amp):
+            return tuple(column[0] for column in self.model.predict([img], [size]))
 
 
 class Torchvision:
@@ -105,7 +110,7 @@ class Torchvision:
         return bbox, found["labels"].numpy() - 1, found["scores"].numpy()
 
 
-SYSTEMS = {"ours": Ours, "torchvision": Torchvision}
+SYSTEMS = {"ours": Ours, "ours-bf16": partial(Ours, amp=torch.bfloat16), "torchvision": Torchvision}
 
 
 def run(name, args, seed):
@@ -144,10 +149,11 @@ def run(name, args, seed):
 
 def table(records):
     """Markdown: mAP by epoch and system, mean over the seeds with the least and the greatest."""
-    lines = ["| epoch | " + " | ".join(SYSTEMS) + " |", "|---|" + "---|" * len(SYSTEMS)]
+    names = [name for name in SYSTEMS if any(r["system"] == name for r in records)]
+    lines = ["| epoch | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for epoch in sorted({r["epoch"] for r in records}):
         cells = []
-        for name in SYSTEMS:
+        for name in names:
             maps = [r["map07"] for r in records if r["epoch"] == epoch and r["system"] == name]
             cells.append(f"{np.mean(maps):.4f} ({min(maps):.4f} to {max(maps):.4f}, n={len(maps)})" if maps else "-")
         lines.append(f"| {epoch} | " + " | ".join(cells) + " |")

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import nms as _torchvision_nms
 
 from model.ops import kernel
 from model.ops.kernel import PHASE, THREADS, TILE
@@ -112,23 +111,28 @@ def _(bbox, group, count, thresh, n_post):
 
 def _torchvision_groups(bbox, group, thresh, n_post):
     """Of one image's sorted boxes, by torchvision's operator: (R',) indices, R' ≤ n_post."""
-    if group is None:
-        return _growing_prefixes(bbox, thresh, n_post)
-    own = (torch.where(group == g)[0] for g in group.unique())
-    keep = [places[_growing_prefixes(bbox[places], thresh, n_post)] for places in own]
-    return torch.cat([*keep, group.new_zeros(0, dtype=torch.int64)]).sort().values[:n_post]
-
-
-def _growing_prefixes(bbox, thresh, n_post):
-    """Whether a box is kept depends on better boxes alone, so a prefix of the boxes gives a prefix of the answer.
-
-    Suppression on a CPU is quadratic: growing prefixes end as soon as enough are kept.
-    """
     bbox = yx2xy(bbox)
-    score = -torch.arange(len(bbox), dtype=bbox.dtype, device=bbox.device)  # sorted already
-    n = 4 * n_post if bbox.device.type == "cpu" else len(bbox)
-    while True:
-        keep = _torchvision_nms(bbox[:n], score[:n], thresh)
-        if len(keep) >= n_post or n >= len(bbox):
-            return keep[:n_post]
-        n *= 2
+    falling = -torch.arange(len(bbox), dtype=bbox.dtype, device=bbox.device)  # scores that keep the boxes' order
+    if group is None:
+        return _by_chunks(bbox, falling, thresh, n_post)
+    order = group.argsort(stable=True)
+    _, sizes = group[order].unique_consecutive(return_counts=True)
+    parts = (part.split(sizes.tolist()) for part in (order, bbox[order]))
+    keep = [own[_by_chunks(boxes, falling, thresh, n_post)] for own, boxes in zip(*parts, strict=True)]
+    return torch.cat([*keep, order[:0]]).sort().values[:n_post]
+
+
+def _by_chunks(bbox, falling, thresh, n_post):
+    """Suppression on a CPU is quadratic: the boxes come in chunks, and it ends as soon as enough are kept.
+
+    What was kept stands before each chunk. Better boxes alone decide on a box, so this changes nothing: the kept ones
+    stay, and those that they had suppressed would not have suppressed anything.
+    """
+    n, step = len(bbox), max(n_post if bbox.device.type == "cpu" else len(bbox), 1)
+    keep = torch.ops.torchvision.nms(bbox[:step], falling[: min(step, n)], thresh)
+    for start in range(step, n, step):
+        if len(keep) >= n_post:
+            break
+        places = torch.cat([keep, torch.arange(start, min(start + step, n))])
+        keep = places[torch.ops.torchvision.nms(bbox[places], falling[: len(places)], thresh)]
+    return keep[:n_post]

@@ -66,14 +66,14 @@ def test_nms_is_the_greedy_loop(path, rows, thresh, n_post):
 @pytest.mark.parametrize("n_post", [1, 3, 8])
 @pytest.mark.parametrize("times", [1, 4, 8, 16])
 @pytest.mark.parametrize("more", [-1, 0, 1])
-def test_growing_prefixes_change_nothing(span, n_post, times, more):
+def test_chunks_change_nothing(span, n_post, times, more):
     boxes, scores = random_boxes(n_post * times + more, span, seed=span + times)
     expected = slow_nms(boxes.tolist(), scores.tolist(), 0.5)[:n_post]
     assert nms(boxes.float(), scores, 0.5, n_post).tolist() == expected
 
 
-def test_a_prefix_full_of_copies_is_not_the_end():
-    """More copies of one box than any first prefix holds, then the boxes that must be found behind them."""
+def test_a_chunk_full_of_copies_is_not_the_end():
+    """More copies of one box than the first chunks hold, then the boxes that must be found behind them."""
     copies = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(200, 1)
     others = torch.tensor([[0.0, 100.0, 10.0, 110.0], [0.0, 200.0, 10.0, 210.0]])
     boxes, scores = torch.cat([copies, others]), torch.linspace(1, 0, 202)
