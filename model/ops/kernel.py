@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision  # noqa: F401: registers the operators that are taken where the kernels are not
+import torchvision  # noqa: F401  # registers the operators that are taken where the kernels are not
 
 FOLDER = Path(__file__).parent / "cuda"
 SCALARS = {torch.float32: "SCALAR_FLOAT32", torch.float16: "SCALAR_FLOAT16", torch.bfloat16: "SCALAR_BFLOAT16"}
