@@ -116,7 +116,9 @@ def copy_bandwidth(device):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
-    device = choose_device(parser.parse_args().device)
+    parser.add_argument("--only", default="", help="rows whose name has this text")
+    args = parser.parse_args()
+    device = choose_device(args.device)
     generator = torch.Generator().manual_seed(0)
     on_gpu = device.type == "cuda"
     where = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
@@ -126,6 +128,8 @@ def main():
     print("|---|---|---|---|" + ("---|" if on_gpu else ""))
     for rows in (roi_rows, nms_rows):
         for name, our_call, their_call, n_bytes in rows(device, generator):
+            if args.only not in name:
+                continue
             ours, theirs = seconds([our_call, their_call], device)
             share = f" {n_bytes / ours / bandwidth:.0%} |" if on_gpu and n_bytes else " |" if on_gpu else ""
             print(f"| {name} | {ours * 1e3:.2f} | {theirs * 1e3:.2f} | {theirs / ours:.1f} |{share}", flush=True)

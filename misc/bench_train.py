@@ -1,15 +1,18 @@
 """A training step and a prediction of VGG16 at 600×800: ours, torchvision's `FasterRCNN`, and the bare network.
 
     python misc/bench_train.py                         # on a GPU if there is one
-    python misc/bench_train.py --device=cpu --amp=off --batch-sizes=1 --rounds=5
+    python misc/bench_train.py --device=cpu --amp=off --rounds=3
 
 The bare network is the floor: extractor, RPN convolutions and head on as many RoIs, forward, backward and optimizer, in
 the same precision and layout, without proposals, targets, RoI features or losses. torchvision's has the same VGG16,
 anchors, numbers of proposals and RoIs, in float32, as its users run it. The systems take turns, so that a machine whose
-speed drifts is unfair to none. Prints Markdown: seconds, images per second, ratios, and on a GPU peak memory.
+speed drifts is unfair to none. Prints Markdown: seconds and images per second of each, two ratios, the share of the
+measured rate of matrix products in our precision that our step makes of the network's arithmetic, and on a GPU the peak
+memory of each system, which then has the card to itself.
 """
 
 import argparse
+import gc
 import sys
 import time
 from pathlib import Path
@@ -18,18 +21,21 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg16
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
+from misc.bench_ops import seconds
 from model import FasterRCNNVGG16
 from trainer import FasterRCNNTrainer
 from utils.bbox_tools import yx2xy
 from utils.cli_tool import choose_device
 from utils.precision_tool import amp_dtype, autocast
 
+WHAT = ("train", "predict")
 N_CLASS = 20
 N_TRAIN_ROI, N_TEST_ROI = 128, 300
 
@@ -37,7 +43,7 @@ N_TRAIN_ROI, N_TEST_ROI = 128, 300
 class Ours:
     name = "ours"
 
-    def __init__(self, device, amp):
+    def __init__(self, device, amp, size):
         self.device, self.amp = device, amp
         self.model = FasterRCNNVGG16(N_CLASS).to(device, memory_format=torch.channels_last)
         self.trainer = FasterRCNNTrainer(self.model, amp=amp)
@@ -55,7 +61,7 @@ class Ours:
 class BareNetwork:
     name = "bare network"
 
-    def __init__(self, device, amp):
+    def __init__(self, device, amp, size):
         self.device, self.amp = device, amp
         self.model = FasterRCNNVGG16(N_CLASS).to(device, memory_format=torch.channels_last)
         self.optimizer = self.model.get_optimizer()
@@ -84,14 +90,14 @@ class BareNetwork:
 class Torchvision:
     name = "torchvision"
 
-    def __init__(self, device, amp):
+    def __init__(self, device, amp, size):
         backbone = vgg16(weights=None).features[:30]
         backbone[:10].requires_grad_(False)
         backbone.out_channels = 512
         self.model = FasterRCNN(
             backbone,
-            min_size=600,
-            max_size=1000,
+            min_size=min(size),  # the images come prepared
+            max_size=max(size),
             image_mean=[0.0] * 3,
             image_std=[1.0] * 3,
             rpn_anchor_generator=AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),)),
@@ -136,32 +142,71 @@ class Predictor(torch.nn.Module):
         return self.score(x), self.loc(x)
 
 
-def batch(n, device, generator):
-    """n images of 600×800 and five boxes on each."""
-    imgs = torch.randn(n, 3, 600, 800, generator=generator)
-    corner = torch.rand(n, 5, 2, generator=generator) * torch.tensor([400.0, 600.0])
-    bboxes = torch.cat([corner, corner + 50 + torch.rand(n, 5, 2, generator=generator) * 150], dim=2).to(device)
+SYSTEMS = (Ours, BareNetwork, Torchvision)
+
+
+def batch(n, size, device):
+    """n images of `size` (H, W) and five boxes on each."""
+    generator = torch.Generator().manual_seed(n)
+    imgs = torch.randn(n, 3, *size, generator=generator)
+    side = torch.tensor(size, dtype=torch.float32)
+    corner = torch.rand(n, 5, 2, generator=generator) * side * 0.7
+    extent = (0.08 + torch.rand(n, 5, 2, generator=generator) * 0.2) * side
+    bboxes = torch.cat([corner, corner + extent], dim=2).to(device)
     labels = torch.randint(0, N_CLASS, (n, 5), generator=generator).to(device)
     return imgs.to(device, memory_format=torch.channels_last), list(bboxes), list(labels)
 
 
-def measure(systems, call, rounds, device):
-    """Median seconds and, on a GPU, peak GiB of each system, which take turns; the first round does not count."""
-    seconds, peaks = [[] for _ in systems], [0.0] * len(systems)
+def take_turns(systems, what, data, rounds, device):
+    """Median seconds of each system; the first round does not count."""
+    times = [[] for _ in systems]
     for _ in range(rounds + 1):
-        for i, system in enumerate(systems):
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-                torch.cuda.reset_peak_memory_stats(device)
-                before = torch.cuda.memory_allocated(device)
+        for own, system in zip(times, systems, strict=True):
             begin = time.perf_counter()
-            call(system)
+            call(system, what, data)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-                own = before / len(systems)  # the models and optimizers of all systems lie there; roughly a share each
-                peaks[i] = max(peaks[i], (torch.cuda.max_memory_allocated(device) - before + own) / 2**30)
-            seconds[i].append(time.perf_counter() - begin)
-    return [median(own[1:]) for own in seconds], peaks
+            own.append(time.perf_counter() - begin)
+    return [median(own[1:]) for own in times]
+
+
+def call(system, what, data):
+    if what == "train":
+        system.train(*data)
+    else:
+        system.predict(data[0])
+
+
+def peak_memory(kind, device, amp, batch_sizes, size):
+    """{(what, batch): GiB} of a system alone on the GPU: parameters, optimizer, activations and batch."""
+    before = torch.cuda.memory_allocated(device)
+    system, peaks = kind(device, amp, size), {}
+    for what in WHAT[::-1]:  # prediction first: training leaves gradients and momentum behind
+        for n in batch_sizes:
+            data = batch(n, size, device)
+            torch.cuda.reset_peak_memory_stats(device)
+            for _ in range(2):
+                call(system, what, data)
+            peaks[what, n] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
+    del system, data
+    gc.collect()
+    torch.cuda.empty_cache()
+    return peaks
+
+
+def matrix_rate(device, dtype):
+    """Operations a second of large matrix products in `dtype`."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    (time_of_product,) = seconds([lambda: a @ b], device)
+    return 2 * n**3 / time_of_product
+
+
+def operations(bare, what, data):
+    """Multiplications and additions of the bare network, which is what any Faster R-CNN computes at the least."""
+    with FlopCounterMode(display=False) as counter:
+        call(bare, what, data)
+    return counter.get_total_flops()
 
 
 def main():
@@ -169,29 +214,34 @@ def main():
     parser.add_argument("--device", default="auto")
     parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "fp16", "off"))
     parser.add_argument("--batch-sizes", default="1,2,8")
+    parser.add_argument("--size", default="600x800", help="height x width of the prepared images")
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     device = choose_device(args.device)
     amp = amp_dtype(args.amp, device)
+    on_gpu = device.type == "cuda"
+    size = tuple(map(int, args.size.split("x")))
+    batch_sizes = list(map(int, args.batch_sizes.split(",")))
     torch.manual_seed(0)
-    systems = [kind(device, amp) for kind in (Ours, BareNetwork, Torchvision)]
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {device} ({where}), {amp or 'float32'}; VGG16, 600×800\n")
-    print(
-        "| what | batch | "
-        + " | ".join(f"{s.name}, s | img/s" for s in systems)
-        + " | ours / bare | torchvision / ours |"
-    )
-    print("|---|" + "---|" * (2 * len(systems) + 3))
-    generator = torch.Generator().manual_seed(0)
-    for n in map(int, args.batch_sizes.split(",")):
-        data = batch(n, device, generator)
-        for what, call in (("train", lambda s, d=data: s.train(*d)), ("predict", lambda s, d=data: s.predict(d[0]))):
-            times, peaks = measure(systems, call, args.rounds, device)
-            cells = " | ".join(f"{t:.3f} | {n / t:.2f}" for t in times)
-            ratios = f"{times[0] / times[1]:.2f} | {times[2] / times[0]:.2f}"
-            memory = f" (peak {', '.join(f'{p:.2f}' for p in peaks)} GiB)" if device.type == "cuda" else ""
-            print(f"| {what} | {n} | {cells} | {ratios} |{memory}", flush=True)
+    peaks = [peak_memory(kind, device, amp, batch_sizes, size) for kind in SYSTEMS] if on_gpu else []
+    systems = [kind(device, amp, size) for kind in SYSTEMS]
+    rate = matrix_rate(device, amp or torch.float32)
+    where = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {device} ({where}), {amp or 'float32'}; VGG16, {size[0]}×{size[1]};", end=" ")
+    print(f"matrix products: {rate / 1e12:.2f} TFLOP/s\n")
+    columns = ["what", "batch", *(column for s in systems for column in (f"{s.name}, s", "img/s"))]
+    columns += ["ours / bare", "torchvision / ours", "of the matrix rate"]
+    columns += [f"{s.name}, GiB" for s in systems] if on_gpu else []
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    for n in batch_sizes:
+        data = batch(n, size, device)
+        for what in WHAT:
+            times = take_turns(systems, what, data, args.rounds, device)
+            share = operations(systems[1], what, data) / times[0] / rate
+            cells = [what, n, *(cell for t in times for cell in (f"{t:.3f}", f"{n / t:.2f}"))]
+            cells += [f"{times[0] / times[1]:.2f}", f"{times[2] / times[0]:.2f}", f"{share:.0%}"]
+            cells += [f"{peak[what, n]:.2f}" for peak in peaks]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from functools import partial
 from http.client import HTTPException
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.ops.nms import batched_nms
-from utils.array_tool import totensor
+from utils.array_tool import tonumpy, totensor
 from utils.bbox_tools import clip_bbox, loc2bbox, resize_bbox
 from utils.checkpoint import fit_state_dict, read_state_dict
 from utils.errors import UserError
@@ -287,7 +288,7 @@ def batch_geometry(imgs, scale, sizes):
     """`sizes` and `scale` of a batch as N host pairs of ints and N floats, whatever form they came in."""
     n, _, height, width = imgs.shape
     sizes = [(height, width)] * n if sizes is None else [tuple(int(side) for side in size) for size in sizes]
-    scale = [float(s) for s in torch.as_tensor(scale, dtype=torch.float64).reshape(-1).tolist()]
+    scale = np.ravel(tonumpy(scale) if isinstance(scale, torch.Tensor) else scale).astype(float).tolist()
     if len(scale) == 1:
         scale *= n
     if len(sizes) != n or len(scale) != n:
