@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint format clean
+.PHONY: setup demo test test-slow bench lint format clean
 
 setup: $(READY)
 
@@ -27,6 +27,15 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow
+
+# On a GPU: its tests, then both benchmarks; the tables come to docs/benchmarks.md, what a step spends to docs/profile.txt.
+bench: $(READY)
+	$(RUN) -m pytest -m "gpu and not slow" -q
+	$(RUN) misc/bench_ops.py --device=cuda > docs/benchmarks.md
+	echo >> docs/benchmarks.md
+	$(RUN) misc/bench_train.py --device=cuda >> docs/benchmarks.md
+	$(RUN) misc/bench_train.py --device=cuda --profile > docs/profile.txt
+	cat docs/benchmarks.md
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -22,7 +22,7 @@ from model.ops.nms import batched_nms, nms
 from model.ops.roi_align import roi_align
 from model.ops.roi_pool import roi_pool, torchvision_rois
 from utils.bbox_tools import yx2xy
-from utils.cli_tool import choose_device
+from utils.cli_tool import device_argument
 
 SIZES = [  # name, (N, C, H, W), RoIs, stride
     ("VGG16, 600×800, 128 RoIs", (1, 512, 38, 50), 128, 16),
@@ -115,10 +115,10 @@ def copy_bandwidth(device):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="auto", type=device_argument)
     parser.add_argument("--only", default="", help="rows whose name has this text")
     args = parser.parse_args()
-    device = choose_device(args.device)
+    device = args.device
     generator = torch.Generator().manual_seed(0)
     on_gpu = device.type == "cuda"
     where = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"

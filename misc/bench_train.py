@@ -8,7 +8,7 @@ the same precision and layout, without proposals, targets, RoI features or losse
 anchors, numbers of proposals and RoIs, in float32, as its users run it. The systems take turns, so that a machine whose
 speed drifts is unfair to none. Prints Markdown: seconds and images per second of each, two ratios, the share of the
 measured rate of matrix products in our precision that our step makes of the network's arithmetic, and on a GPU the peak
-memory of each system, which then has the card to itself.
+memory of each system, which then has the card to itself. --profile prints in place of it what takes the time of a step.
 """
 
 import argparse
@@ -32,7 +32,8 @@ from misc.bench_ops import seconds
 from model import FasterRCNNVGG16
 from trainer import FasterRCNNTrainer
 from utils.bbox_tools import yx2xy
-from utils.cli_tool import choose_device
+from utils.cli_tool import device_argument
+from utils.errors import UserError
 from utils.precision_tool import amp_dtype, autocast
 
 WHAT = ("train", "predict")
@@ -209,20 +210,49 @@ def operations(bare, what, data):
     return counter.get_total_flops()
 
 
+def profile(system, data, device):
+    """The operations that take most of a training step, themselves without what they call."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else []
+    system.train(*data)
+    with torch.profiler.profile(activities=activities) as seen:
+        system.train(*data)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    print(seen.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=25, max_name_column_width=60))
+
+
+def counts(separator, n=None):
+    """argparse's `type` for whole numbers above 0, `n` of them."""
+
+    def parse(text):
+        numbers = [int(part) for part in text.split(separator)]
+        if min(numbers) < 1 or n not in (None, len(numbers)):
+            raise ValueError
+        return numbers
+
+    parse.__name__ = "numbers"  # argparse: invalid numbers value: '0'
+    return parse
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="auto", type=device_argument)
     parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "fp16", "off"))
-    parser.add_argument("--batch-sizes", default="1,2,8")
-    parser.add_argument("--size", default="600x800", help="height x width of the prepared images")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--batch-sizes", default="1,2,8", type=counts(","))
+    parser.add_argument("--size", default="600x800", type=counts("x", 2), help="height x width of the prepared images")
+    parser.add_argument("--rounds", default="10", type=counts(",", 1))
+    parser.add_argument("--profile", action="store_true", help="of our training step, at the first batch size")
     args = parser.parse_args()
-    device = choose_device(args.device)
-    amp = amp_dtype(args.amp, device)
+    device, size, batch_sizes = args.device, args.size, args.batch_sizes
     on_gpu = device.type == "cuda"
-    size = tuple(map(int, args.size.split("x")))
-    batch_sizes = list(map(int, args.batch_sizes.split(",")))
+    try:
+        amp = amp_dtype(args.amp, device)
+    except UserError as error:
+        parser.error(str(error))
     torch.manual_seed(0)
+    if args.profile:
+        return profile(Ours(device, amp, size), batch(batch_sizes[0], size, device), device)
     peaks = [peak_memory(kind, device, amp, batch_sizes, size) for kind in SYSTEMS] if on_gpu else []
     systems = [kind(device, amp, size) for kind in SYSTEMS]
     rate = matrix_rate(device, amp or torch.float32)
@@ -236,7 +266,7 @@ def main():
     for n in batch_sizes:
         data = batch(n, size, device)
         for what in WHAT:
-            times = take_turns(systems, what, data, args.rounds, device)
+            times = take_turns(systems, what, data, args.rounds[0], device)
             share = operations(systems[1], what, data) / times[0] / rate
             cells = [what, n, *(cell for t in times for cell in (f"{t:.3f}", f"{n / t:.2f}"))]
             cells += [f"{times[0] / times[1]:.2f}", f"{times[2] / times[0]:.2f}", f"{share:.0%}"]

@@ -1,5 +1,6 @@
 """What the commands share: lines to the terminal, help, the device, the run's folder."""
 
+import argparse
 import ctypes
 import difflib
 import sys
@@ -42,6 +43,14 @@ def choose_device(name):
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device={name}: must be auto, cpu, cuda or cuda:0, cuda:1, ...")
     return device
+
+
+def device_argument(name):
+    """`choose_device` as argparse's `type`, for the programs of misc/."""
+    try:
+        return choose_device(name)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(error) from None
 
 
 def return_free_memory():

@@ -25,6 +25,22 @@ def test_bench_ops_prints_a_row_for_each_operation():
     assert all(float(cell) > 0 for row in rows for cell in row[1:])
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["misc/bench_ops.py", "--device=cuda:99"], "argument --device: --device=cuda:99: there are"),
+        (["misc/bench_train.py", "--device=gpu"], "argument --device: --device=gpu: must be auto, cpu, cuda"),
+        (["misc/bench_train.py", "--size=600"], "argument --size: invalid numbers value: '600'"),
+        (["misc/bench_train.py", "--batch-sizes=1,0"], "argument --batch-sizes: invalid numbers value: '1,0'"),
+        (["misc/bench_train.py", "--device=cpu", "--amp=fp16"], "--amp=fp16: not on cpu"),
+    ],
+)
+def test_a_mistake_is_one_line(words, told):
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert told in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_bench_train_prints_both_ways_of_each_system():
     header, *rows = rows_of("misc/bench_train.py", "--batch-sizes=1,2", "--rounds=1", "--size=128x160", "--amp=off")

@@ -294,3 +294,33 @@ def test_opcheck(kernels, on_kernels):
         torch.library.opcheck(torch.ops.faster_rcnn.roi_align.default, (x, rois, indices, 3, 1 / 16, 0, False))
         count = torch.tensor([4], dtype=torch.int32)
         torch.library.opcheck(torch.ops.faster_rcnn.nms.default, (boxes, None, count, 0.5, 3))
+
+
+@pytest.mark.parametrize("on_kernels", [False, True])
+@OPS
+def test_under_autocast_and_compile(kernels, op, on_kernels):
+    x, rois, indices = random_case(2, 3, 6, 7, 9)
+
+    def doubled(x):
+        return op(x, rois, indices, 3, 1 / 16) * 2
+
+    with kernels() if on_kernels else nullcontext():
+        expected, expected_grad = gradient(doubled, x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out, grad = gradient(doubled, x)
+        assert torch.equal(out, expected)
+        assert torch.equal(grad, expected_grad)
+        out, grad = gradient(torch.compile(doubled, backend="aot_eager", fullgraph=True), x)
+        assert torch.equal(out, expected)
+        assert torch.equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize("on_kernels", [False, True])
+def test_nms_under_compile(kernels, on_kernels):
+    boxes, _ = random_boxes(100, 50, seed=3)
+    with kernels() if on_kernels else nullcontext():
+        expected = nms_padded(boxes.float()[None], 0.5, 20)
+        compiled = torch.compile(lambda boxes: nms_padded(boxes, 0.5, 20), backend="aot_eager", fullgraph=True)
+        kept = compiled(boxes.float()[None])
+    assert torch.equal(kept.index, expected.index)
+    assert torch.equal(kept.count, expected.count)
