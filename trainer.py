@@ -97,7 +97,7 @@ class FasterRCNNTrainer(nn.Module):
 
         rpn_losses, samples = [], []
         for i in range(n):
-            own_size = model.rpn.map_size(sizes[i])
+            own_size = model.rpn.cells.map_size(sizes[i])
             own_anchor, rpn_loc, rpn_score = (
                 crop_cells(t, map_size, own_size) for t in (anchor, rpn_locs[i], rpn_scores[i])
             )

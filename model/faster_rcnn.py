@@ -89,6 +89,11 @@ class FasterRCNN(nn.Module):
         return self.head.n_class
 
     @property
+    def feat_stride(self):
+        """Pixels between two cells of the feature map."""
+        return self.rpn.cells.stride
+
+    @property
     def device(self):
         return self.rpn.score.weight.device
 
@@ -116,7 +121,7 @@ class FasterRCNN(nn.Module):
         extractor's own convolutions do see the padding: cells within their reach of the edge differ a little.)
         """
         features = self.extractor(imgs)
-        own_sizes = [self.rpn.map_size(size) for size in sizes]
+        own_sizes = [self.rpn.cells.map_size(size) for size in sizes]
         if all(own == tuple(features.shape[2:]) for own in own_sizes):
             return features
         mask = features.new_zeros(len(imgs), 1, *features.shape[2:])

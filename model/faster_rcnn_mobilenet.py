@@ -5,6 +5,7 @@ from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 from model.faster_rcnn import FasterRCNN
 from model.region_proposal_network import RegionProposalNetwork
 from model.roi_head import RoIHead, fc_layers
+from model.utils.anchor_tool import PADDED, Cells
 
 
 class FasterRCNNMobileNetV2(FasterRCNN):
@@ -14,8 +15,7 @@ class FasterRCNNMobileNetV2(FasterRCNN):
     the border are trained as well: at such sizes the large ones nearly all do, and untrained they flood the proposals.
     """
 
-    feat_stride = 16
-    cell_center = 0.5  # padded convolutions of stride 2 keep the first cell at the image's corner
+    cells = Cells((PADDED,) * 4)
     pretrained_weights = MobileNet_V2_Weights.IMAGENET1K_V1
 
     def __init__(
@@ -36,8 +36,7 @@ class FasterRCNNMobileNetV2(FasterRCNN):
             layer.requires_grad_(False)
         proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 2000, "n_train_post_nms": 1000,
                      "n_test_pre_nms": 1000, "n_test_post_nms": 300}  # fmt: skip
-        cells = {"feat_stride": self.feat_stride, "ceil_mode": True, "cell_center": self.cell_center}
-        rpn = RegionProposalNetwork(96, 256, ratios, anchor_scales, **cells, proposal_creator_params=proposals)
+        rpn = RegionProposalNetwork(96, 256, ratios, anchor_scales, self.cells, proposals)
         classifier = fc_layers(96 * 7 * 7, 1024, use_drop)
-        head = RoIHead(classifier, 1024, n_fg_class + 1, 7, 1 / self.feat_stride, roi, self.cell_center)
+        head = RoIHead(classifier, 1024, n_fg_class + 1, 7, self.cells, roi)
         super().__init__(extractor, rpn, head, allowed_border=allowed_border, n_sample=n_sample, **others)

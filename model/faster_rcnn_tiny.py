@@ -6,6 +6,7 @@ from torch import nn
 from model.faster_rcnn import FasterRCNN
 from model.region_proposal_network import RegionProposalNetwork
 from model.roi_head import RoIHead, fc_layers
+from model.utils.anchor_tool import PADDED, Cells
 
 
 def conv_bn(in_channels, out_channels, kernel_size, stride=1):
@@ -35,8 +36,7 @@ class FasterRCNNTiny(FasterRCNN):
     The arguments are those of `FasterRCNNVGG16`; the defaults suit pictures of about 200 px.
     """
 
-    feat_stride = 8
-    cell_center = 0.5  # padded convolutions of stride 2 keep the first cell at the image's corner
+    cells = Cells((PADDED,) * 3)
 
     def __init__(
         self,
@@ -57,8 +57,7 @@ class FasterRCNNTiny(FasterRCNN):
         )  # fmt: skip
         proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 600, "n_train_post_nms": 200,
                      "n_test_pre_nms": 600, "n_test_post_nms": 100}  # fmt: skip
-        cells = {"feat_stride": self.feat_stride, "ceil_mode": True, "cell_center": self.cell_center}
-        rpn = RegionProposalNetwork(128, 128, ratios, anchor_scales, **cells, proposal_creator_params=proposals)
+        rpn = RegionProposalNetwork(128, 128, ratios, anchor_scales, self.cells, proposals)
         classifier = fc_layers(128 * 7 * 7, 256, use_drop)
-        head = RoIHead(classifier, 256, n_fg_class + 1, 7, 1 / self.feat_stride, roi, self.cell_center)
+        head = RoIHead(classifier, 256, n_fg_class + 1, 7, self.cells, roi)
         super().__init__(extractor, rpn, head, allowed_border=allowed_border, n_sample=n_sample, **others)

@@ -6,6 +6,7 @@ from torchvision.models import VGG16_Weights, vgg16
 from model.faster_rcnn import FasterRCNN
 from model.region_proposal_network import RegionProposalNetwork
 from model.roi_head import RoIHead, fc_layers
+from model.utils.anchor_tool import VGG_CELLS
 
 N_FROZEN = 10  # conv1 and conv2 stay as ImageNet left them (Girshick 2015, Fast R-CNN, §4.5)
 
@@ -24,8 +25,7 @@ class FasterRCNNVGG16(FasterRCNN):
     The weights are random until `load_pretrained` or `load_state_dict`.
     """
 
-    feat_stride = 16
-    cell_center = 8  # pooling keeps a cell's view around its own square of pixels
+    cells = VGG_CELLS
     pretrained_weights = VGG16_Weights.IMAGENET1K_V1
 
     def __init__(
@@ -42,15 +42,14 @@ class FasterRCNNVGG16(FasterRCNN):
         extractor = vgg16(weights=None).features[:30]
         for layer in extractor[:N_FROZEN]:
             layer.requires_grad_(False)
-        cells = {"feat_stride": self.feat_stride, "cell_center": self.cell_center}
         proposals = {"min_size": rpn_min_size}
-        rpn = RegionProposalNetwork(512, 512, ratios, anchor_scales, **cells, proposal_creator_params=proposals)
+        rpn = RegionProposalNetwork(512, 512, ratios, anchor_scales, self.cells, proposals)
         classifier = fc_layers(512 * 7 * 7, 4096, use_drop)
         for layer in classifier:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, 0, 0.01)
                 nn.init.zeros_(layer.bias)
-        head = RoIHead(classifier, 4096, n_fg_class + 1, 7, 1 / self.feat_stride, roi, self.cell_center)
+        head = RoIHead(classifier, 4096, n_fg_class + 1, 7, self.cells, roi)
         super().__init__(extractor, rpn, head, **others)
 
     def pretrained_name(self, name):

@@ -3,13 +3,11 @@
 Letters: N images, C channels, (H, W) a feature map, K = H·W cells, A anchors a cell, P proposals.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.utils.anchor_tool import enumerate_shifted_anchor, generate_anchor_base
+from model.utils.anchor_tool import VGG_CELLS, enumerate_shifted_anchor, generate_anchor_base
 from model.utils.creator_tool import ProposalCreator
 
 
@@ -18,12 +16,9 @@ class RegionProposalNetwork(nn.Module):
 
     Args:
         in_channels, mid_channels: channels of the feature map and of the 3×3 convolution.
-        ratios, anchor_scales: see `generate_anchor_base`; the base size is `feat_stride`.
-        feat_stride: pixels between two cells.
-        ceil_mode: whether the extractor rounds a map's size up (padded convolutions) or down (VGG's pooling).
+        ratios, anchor_scales: see `generate_anchor_base`; the base size is the stride of the cells.
+        cells: `Cells` of the feature map.
         proposal_creator_params: keywords of `ProposalCreator`.
-        cell_center: pixels from the image's edges to the middle of what the first cell sees, where its anchors stand;
-            None for half a stride.
 
     The channels of the output layers are a contract with stored weights: `score` has anchor·2 + {0: background,
     1: foreground}, `loc` has anchor·4 + (dy, dx, dh, dw).
@@ -35,17 +30,14 @@ class RegionProposalNetwork(nn.Module):
         mid_channels=512,
         ratios=(0.5, 1, 2),
         anchor_scales=(8, 16, 32),
-        feat_stride=16,
-        ceil_mode=False,
+        cells=VGG_CELLS,
         proposal_creator_params=None,
-        cell_center=None,
     ):
         super().__init__()
         self.ratios = tuple(ratios)
         self.anchor_scales = tuple(anchor_scales)
-        self.feat_stride = feat_stride
-        self.ceil_mode = ceil_mode
-        anchor_base = generate_anchor_base(feat_stride, ratios, anchor_scales, cell_center)  # (A, 4)
+        self.cells = cells
+        anchor_base = generate_anchor_base(cells.stride, ratios, anchor_scales, cells.center)  # (A, 4)
         self.register_buffer("anchor_base", anchor_base, persistent=False)  # not in the state dict
         self.proposal_layer = ProposalCreator(self, **(proposal_creator_params or {}))
         n_anchor = len(anchor_base)
@@ -55,11 +47,6 @@ class RegionProposalNetwork(nn.Module):
         for layer in (self.conv1, self.score, self.loc):
             nn.init.normal_(layer.weight, 0, 0.01)
             nn.init.zeros_(layer.bias)
-
-    def map_size(self, img_size):
-        """(H, W) in cells of the feature map that an image of `img_size` (H, W) pixels has by itself."""
-        rounded = math.ceil if self.ceil_mode else math.floor
-        return tuple(rounded(side / self.feat_stride) for side in img_size)
 
     def forward(self, x, sizes, scale):
         """
@@ -76,14 +63,14 @@ class RegionProposalNetwork(nn.Module):
             anchor (K·A, 4): the anchors.
         """
         n, map_size = len(x), x.shape[2:]
-        anchor = enumerate_shifted_anchor(self.anchor_base, self.feat_stride, *map_size)
+        anchor = enumerate_shifted_anchor(self.anchor_base, self.cells.stride, *map_size)
         h = F.relu(self.conv1(x))
         rpn_locs = self.loc(h).permute(0, 2, 3, 1).reshape(n, -1, 4)  # (N, K·A, 4)
         rpn_scores = self.score(h).permute(0, 2, 3, 1).reshape(n, -1, 2)  # (N, K·A, 2)
         foreground = rpn_scores.detach().float().softmax(dim=2)[..., 1]  # (N, K·A)
 
         valid = None
-        own_sizes = [self.map_size(size) for size in sizes]
+        own_sizes = [self.cells.map_size(size) for size in sizes]
         if any(own != tuple(map_size) for own in own_sizes):
             valid = x.new_zeros(n, *map_size, len(self.anchor_base), dtype=torch.bool)
             for own_valid, (height, width) in zip(valid, own_sizes, strict=True):

@@ -7,6 +7,7 @@ from torch import nn
 
 from model.ops.roi_align import roi_align
 from model.ops.roi_pool import roi_pool
+from model.utils.anchor_tool import VGG_CELLS
 
 ROI_OPS = {"pool": roi_pool, "align": roi_align}
 
@@ -29,21 +30,20 @@ class RoIHead(nn.Module):
         width: features that `classifier` returns.
         n_class: classes with background, L + 1.
         roi_size: bins a side.
-        spatial_scale: cells of the map a pixel.
+        cells: `Cells` of the feature map.
         roi: a name of ROI_OPS.
-        cell_center: as in `RegionProposalNetwork`.
     """
 
-    def __init__(self, classifier, width, n_class, roi_size=7, spatial_scale=1 / 16, roi="pool", cell_center=None):
+    def __init__(self, classifier, width, n_class, roi_size=7, cells=VGG_CELLS, roi="pool"):
         super().__init__()
         self.n_class = n_class
         self.roi_size = roi_size
-        self.spatial_scale = spatial_scale
+        self.spatial_scale = 1 / cells.stride
         if roi not in ROI_OPS:
             raise ValueError(f"roi {roi!r}: must be one of {', '.join(ROI_OPS)}")
         self.roi = roi
         # The operators take it that a cell sees around the middle of its own square of pixels.
-        self.shift = 0.0 if cell_center is None else 0.5 / spatial_scale - cell_center
+        self.shift = cells.stride / 2 - cells.center
         self.classifier = classifier
         self.cls_loc = nn.Linear(width, n_class * 4)
         self.score = nn.Linear(width, n_class)

@@ -1,10 +1,72 @@
-"""Anchors: the reference boxes at each cell of a feature map (Ren et al. 2015, §3.1.1).
+"""The cells of a feature map, and anchors: the reference boxes at each cell (Ren et al. 2015, §3.1.1).
 
 Letters: A anchors a cell, K = H·W cells of a feature map.
 """
 
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 import torch
+
+
+class Window(NamedTuple):
+    """What a strided layer (a convolution or a pooling) sees of its input for one cell of its output."""
+
+    kernel: int
+    stride: int
+    padding: int = 0
+    ceil: bool = False  # a last window may reach over the padded input's end, as in caffe's pooling
+
+    def n_cells(self, n):
+        """Cells of the output, for `n` of the input."""
+        rounded = math.ceil if self.ceil else math.floor
+        out = rounded((n + 2 * self.padding - self.kernel) / self.stride) + 1
+        begins_outside = self.ceil and (out - 1) * self.stride >= n + self.padding
+        return max(out - begins_outside, 0)
+
+
+POOL, PADDED = Window(2, 2), Window(3, 2, 1)  # VGG's poolings; the strided convolutions of ResNets and MobileNets
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How the cells of a feature map lie on the image.
+
+    Args:
+        windows: of the layers before the map, first to last; those without a stride that keep the size may be left out.
+    """
+
+    windows: tuple
+
+    @property
+    def stride(self):
+        """Pixels between two cells."""
+        return math.prod(window.stride for window in self.windows)
+
+    @property
+    def center(self):
+        """Pixels from the image's edges to the middle of what the first cell sees, which is where its anchors stand.
+
+        Poolings of two leave it in the middle of the cell's own square of pixels; padded convolutions of stride 2 keep
+        it at half a pixel, in the image's corner.
+        """
+        at, jump = 0.5, 1
+        for window in self.windows:
+            at += ((window.kernel - 1) / 2 - window.padding) * jump
+            jump *= window.stride
+        return at
+
+    def map_size(self, img_size):
+        """(H, W) in cells, for an image of `img_size` (H, W) pixels."""
+        height, width = img_size
+        for window in self.windows:
+            height, width = window.n_cells(height), window.n_cells(width)
+        return height, width
+
+
+VGG_CELLS = Cells((POOL,) * 4)
 
 
 def generate_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16, 32), center=None):

@@ -10,6 +10,7 @@ from torch import nn
 from model import FasterRCNNMobileNetV2, FasterRCNNTiny, FasterRCNNVGG16
 from model.faster_rcnn import batch_geometry
 from model.region_proposal_network import RegionProposalNetwork
+from model.utils.anchor_tool import PADDED, POOL, Cells
 from utils.image_tool import prepare
 
 SIZES = [(50, 70), (90, 40), (64, 64)]
@@ -238,16 +239,18 @@ def test_anchors_and_rois_stand_where_the_cells_look(family):
         if isinstance(module, nn.MaxPool2d):
             setattr(extractor, name, nn.AvgPool2d(2))
     img = torch.full((1, 3, 320, 320), 0.01, requires_grad=True)
-    cell = 160 // family.feat_stride
+    cell = 160 // family.cells.stride
     extractor(img)[0, :, cell, cell].sum().backward()
     seen = img.grad[0].abs().sum(dim=(0, 1)).nonzero()  # columns
     assert 0 < seen.min() < seen.max() < 319  # all of it
     middle = (seen.min() + seen.max() + 1).item() / 2  # a pixel of index i reaches from i to i + 1
     anchor = model.rpn.anchor_base[0]
-    assert (anchor[1] + anchor[3]).item() / 2 + cell * family.feat_stride == pytest.approx(middle, abs=0.01)
+    assert (anchor[1] + anchor[3]).item() / 2 + cell * family.cells.stride == pytest.approx(middle, abs=0.01)
     # and the head takes a RoI's features from the cells that look at it
     columns = torch.arange(8.0).expand(1, 1, 8, 8)
-    rois = (model.rpn.anchor_base[:1] * 0 + torch.tensor([1.0, 1, 1, 1])) * (model.cell_center + 4 * family.feat_stride)
+    rois = (model.rpn.anchor_base[:1] * 0 + torch.tensor([1.0, 1, 1, 1])) * (
+        model.cells.center + 4 * family.cells.stride
+    )
     model.head.classifier, model.head.cls_loc, model.head.score = nn.Flatten(), nn.Identity(), nn.Identity()
     model.head.roi = "align"
     features, _ = model.head(columns, rois, torch.zeros(1, dtype=torch.long))
@@ -264,7 +267,7 @@ def shapes_only(request):
 @given(st.tuples(st.integers(16, 1100), st.integers(16, 1100)))
 def test_size_of_the_map_is_the_extractors(shapes_only, size):
     features = shapes_only.extractor(torch.empty(1, 3, *size, device="meta"))
-    assert shapes_only.rpn.map_size(size) == tuple(features.shape[2:])
+    assert shapes_only.cells.map_size(size) == tuple(features.shape[2:])
     assert shapes_only.rpn.conv1.in_channels == features.shape[1]
 
 
@@ -280,18 +283,19 @@ def spy_on(creator, calls):
     creator.batch = spy
 
 
-@pytest.mark.parametrize("ceil_mode", [True, False])
+@pytest.mark.parametrize("window", [PADDED, POOL])
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_proposals_never_come_from_the_padding(ceil_mode, data):
+def test_proposals_never_come_from_the_padding(window, data):
     sizes = data.draw(st.lists(st.tuples(st.integers(16, 130), st.integers(16, 130)), min_size=1, max_size=3))
     stride = 16
     torch.manual_seed(0)
-    rpn = RegionProposalNetwork(4, 4, (1,), (1, 2), stride, ceil_mode, {"min_size": 1}).eval()
+    rpn = RegionProposalNetwork(4, 4, (1,), (1, 2), Cells((window,) * 4), {"min_size": 1}).eval()
     padded = [max(side) for side in zip(*sizes)]
+    middle = 0.5 if window is PADDED else 8
 
     def cells(side):
-        return -(-side // stride) if ceil_mode else side // stride
+        return -(-side // stride) if window is PADDED else side // stride
 
     x = torch.randn(len(sizes), 4, *map(cells, padded))
     for i, (height, width) in enumerate(sizes):
@@ -309,7 +313,7 @@ def test_proposals_never_come_from_the_padding(ceil_mode, data):
         assert len(anchor) == cells(height) * cells(width) * 2
         centre = (anchor[:, :2] + anchor[:, 2:]) / 2
         assert centre.unique(dim=0).tolist() == [
-            [y * 16 + 8, x * 16 + 8] for y in range(cells(height)) for x in range(cells(width))
+            [y * 16 + middle, x * 16 + middle] for y in range(cells(height)) for x in range(cells(width))
         ]
         own = rois[i, : n_rois[i]]
         assert len(own) > 0

@@ -4,8 +4,19 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from model.utils.anchor_tool import crop_cells, enumerate_shifted_anchor, generate_anchor_base
+from model.utils.anchor_tool import (
+    PADDED,
+    POOL,
+    Cells,
+    Window,
+    crop_cells,
+    enumerate_shifted_anchor,
+    generate_anchor_base,
+)
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])]
@@ -93,3 +104,40 @@ def test_crop_cells_lets_the_gradient_through():
     x = torch.ones(6, 1, requires_grad=True)
     crop_cells(x, (2, 3), (1, 2)).sum().backward()
     assert x.grad[:, 0].tolist() == [1, 1, 0, 0, 0, 0]
+
+
+# The cells of a map
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    n=st.integers(1, 200),
+    kernel=st.integers(1, 11),
+    stride=st.integers(1, 4),
+    padding=st.integers(0, 5),
+    ceil=st.booleans(),
+)
+def test_a_windows_cells_are_a_poolings(n, kernel, stride, padding, ceil):
+    padding = min(padding, kernel // 2)  # as torch demands
+    if n + 2 * padding < kernel:
+        return
+    expected = F.max_pool1d(torch.zeros(1, 1, n), kernel, stride, padding, ceil_mode=ceil).shape[2]
+    assert Window(kernel, stride, padding, ceil).n_cells(n) == expected
+
+
+@pytest.mark.parametrize(
+    ("windows", "stride", "center"),
+    [
+        ((), 1, 0.5),  # the pixels themselves
+        ((POOL,) * 4, 16, 8),
+        ((PADDED,) * 4, 16, 0.5),
+        ((Window(11, 4, 2), Window(3, 2), Window(3, 2)), 16, 15.5),  # AlexNet: -2..9 is around 3.5, then + 4, + 8
+        ((Window(7, 2), Window(3, 2, 0, True), Window(5, 2, 1), Window(3, 2, 0, True)), 16, 17.5),  # VGG_CNN_M_1024
+    ],
+)
+def test_cells(windows, stride, center):
+    assert (Cells(windows).stride, Cells(windows).center) == (stride, center)
+
+
+def test_no_cell_in_a_picture_that_is_too_small():
+    assert Cells((Window(7, 2), POOL)).map_size((5, 9)) == (0, 1)
