@@ -1,6 +1,7 @@
 """The detectors."""
 
 from model.faster_rcnn import Detections, FasterRCNN
+from model.faster_rcnn_alexnet import FasterRCNNAlexNet
 from model.faster_rcnn_mobilenet import FasterRCNNMobileNetV2
 from model.faster_rcnn_tiny import FasterRCNNTiny
 from model.faster_rcnn_vgg16 import FasterRCNNVGG16
@@ -10,6 +11,7 @@ __all__ = [
     "MODELS",
     "Detections",
     "FasterRCNN",
+    "FasterRCNNAlexNet",
     "FasterRCNNMobileNetV2",
     "FasterRCNNTiny",
     "FasterRCNNVGG16",

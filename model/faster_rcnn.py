@@ -44,10 +44,16 @@ class FasterRCNN(nn.Module):
         min_size, max_size, input_mode: how pictures are prepared, see `utils.image_tool.prepare`.
         allowed_border, n_sample: what this family trains best with: see `AnchorTargetCreator` and
             `ProposalTargetCreator`.
+        freeze_at: so many stages of the extractor stay as ImageNet left them; None for the family's own number.
         label_names: L names, or None.
+
+    A family says in its class attributes where its ImageNet weights are and how its layers make stages.
     """
 
     pretrained_weights = None  # torchvision's enum entry, where a family has ImageNet weights
+    pretrained_fc = ()  # the classification network's names of what are our head's fully connected layers
+    stages = ()  # how many of the extractor's children make the first stage, the first two, ...
+    default_freeze_at = 0
 
     def __init__(
         self,
@@ -62,9 +68,19 @@ class FasterRCNN(nn.Module):
         input_mode="torchvision",
         allowed_border=0,
         n_sample=128,
+        freeze_at=None,
         label_names=None,
     ):
         super().__init__()
+        self.freeze_at = self.default_freeze_at if freeze_at is None else freeze_at
+        if not 0 <= self.freeze_at <= len(self.stages):
+            raise ValueError(
+                f"freeze_at {freeze_at}: must be from 0 to {len(self.stages)}, the stages of this extractor"
+            )
+        if 0 in rpn.cells.map_size((min_size, min_size)):
+            raise ValueError(f"min_size {min_size}: this extractor leaves nothing of such pictures; make it larger")
+        for layer in extractor[: self.stages[self.freeze_at - 1]] if self.freeze_at else ():
+            layer.requires_grad_(False)
         self.extractor = extractor
         self.rpn = rpn
         self.head = head
@@ -262,6 +278,10 @@ class FasterRCNN(nn.Module):
 
     def pretrained_name(self, name):
         """Our name of the classification network's parameter `name`: torchvision's `features` are our extractor."""
+        layers = [i for i, layer in enumerate(self.head.classifier.children()) if isinstance(layer, nn.Linear)]
+        for own, theirs in zip(layers, self.pretrained_fc, strict=False):
+            if name.startswith(f"{theirs}."):
+                return f"head.classifier.{own}{name.removeprefix(theirs)}"
         return name.replace("features.", "extractor.", 1)
 
     def freeze_bn(self):

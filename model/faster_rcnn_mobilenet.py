@@ -16,6 +16,8 @@ class FasterRCNNMobileNetV2(FasterRCNN):
     """
 
     cells = Cells((PADDED,) * 4)
+    stages = (2, 4, 7, 14)
+    default_freeze_at = 1
     pretrained_weights = MobileNet_V2_Weights.IMAGENET1K_V1
 
     def __init__(
@@ -32,11 +34,9 @@ class FasterRCNNMobileNetV2(FasterRCNN):
         **others,
     ):
         extractor = mobilenet_v2(weights=None).features[:14]
-        for layer in extractor[:2]:
-            layer.requires_grad_(False)
         proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 2000, "n_train_post_nms": 1000,
                      "n_test_pre_nms": 1000, "n_test_post_nms": 300}  # fmt: skip
         rpn = RegionProposalNetwork(96, 256, ratios, anchor_scales, self.cells, proposals)
-        classifier = fc_layers(96 * 7 * 7, 1024, use_drop)
+        classifier = fc_layers(96 * 7 * 7, 1024, use_drop=use_drop)
         head = RoIHead(classifier, 1024, n_fg_class + 1, 7, self.cells, roi)
         super().__init__(extractor, rpn, head, allowed_border=allowed_border, n_sample=n_sample, **others)

@@ -37,6 +37,7 @@ class FasterRCNNTiny(FasterRCNN):
     """
 
     cells = Cells((PADDED,) * 3)
+    stages = (2, 3, 5)
 
     def __init__(
         self,
@@ -58,6 +59,6 @@ class FasterRCNNTiny(FasterRCNN):
         proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 600, "n_train_post_nms": 200,
                      "n_test_pre_nms": 600, "n_test_post_nms": 100}  # fmt: skip
         rpn = RegionProposalNetwork(128, 128, ratios, anchor_scales, self.cells, proposals)
-        classifier = fc_layers(128 * 7 * 7, 256, use_drop)
+        classifier = fc_layers(128 * 7 * 7, 256, use_drop=use_drop)
         head = RoIHead(classifier, 256, n_fg_class + 1, 7, self.cells, roi)
         super().__init__(extractor, rpn, head, allowed_border=allowed_border, n_sample=n_sample, **others)

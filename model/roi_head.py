@@ -6,27 +6,45 @@ Letters: N images, C channels, (H, W) a feature map, R RoIs, L foreground classe
 from torch import nn
 
 from model.ops.roi_align import roi_align
+from model.ops.roi_crop import roi_crop
 from model.ops.roi_pool import roi_pool
 from model.utils.anchor_tool import VGG_CELLS
 
-ROI_OPS = {"pool": roi_pool, "align": roi_align}
+ROI_OPS = {"pool": roi_pool, "align": roi_align, "crop": roi_crop}
 
 
-def fc_layers(in_features, width, use_drop=False):
-    """Two fully connected layers with ReLU, and dropout after each if asked: VGG16's fc6 and fc7, at any width."""
+class FullyConnected(nn.Sequential):
+    """Layers on each RoI's features as one row of numbers."""
+
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+
+
+def fc_layers(in_features, *widths, use_drop=False, std=None):
+    """Fully connected layers with ReLU, and dropout after each if asked: VGG16's fc6 and fc7, of any widths.
+
+    Args:
+        widths: of the layers; one number is for two layers of it.
+        std: deviation of the initial weights; None for torch's own initial weights.
+    """
     layers = []
-    for size in (in_features, width):
-        layers += [nn.Linear(size, width), nn.ReLU(inplace=True)]
+    for width in widths if len(widths) > 1 else widths * 2:
+        linear = nn.Linear(in_features, width)
+        if std is not None:
+            nn.init.normal_(linear.weight, 0, std)
+            nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU(inplace=True)]
         if use_drop:
             layers.append(nn.Dropout())
-    return nn.Sequential(*layers)
+        in_features = width
+    return FullyConnected(*layers)
 
 
 class RoIHead(nn.Module):
     """Pools each RoI, runs `classifier` on it, and gives it a score and a box for each class.
 
     Args:
-        classifier: module from (R, C·roi_size²) to (R, width).
+        classifier: module from (R, C, roi_size, roi_size) to (R, width).
         width: features that `classifier` returns.
         n_class: classes with background, L + 1.
         roi_size: bins a side.
@@ -64,5 +82,5 @@ class RoIHead(nn.Module):
         """
         rois = rois + self.shift
         pooled = ROI_OPS[self.roi](x, rois, roi_indices, self.roi_size, self.spatial_scale)  # (R, C, size, size)
-        features = self.classifier(pooled.flatten(1))
+        features = self.classifier(pooled)
         return self.cls_loc(features), self.score(features)

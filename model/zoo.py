@@ -4,15 +4,35 @@ import math
 
 from torch import nn
 
+from model.faster_rcnn_alexnet import FasterRCNNAlexNet
 from model.faster_rcnn_mobilenet import FasterRCNNMobileNetV2
+from model.faster_rcnn_resnet import (
+    FasterRCNNResNet18C4,
+    FasterRCNNResNet34C4,
+    FasterRCNNResNet50C4,
+    FasterRCNNResNet101C4,
+    FasterRCNNResNet152C4,
+)
 from model.faster_rcnn_tiny import FasterRCNNTiny
 from model.faster_rcnn_vgg16 import FasterRCNNVGG16
+from model.faster_rcnn_vgg_cnn_m import FasterRCNNVGGCNNM
 from utils.checkpoint import fit_state_dict, read_checkpoint
 from utils.errors import UserError
 from utils.image_tool import INPUT_MODES
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 
-MODELS = {"vgg16": FasterRCNNVGG16, "mobilenet_v2": FasterRCNNMobileNetV2, "tiny": FasterRCNNTiny}
+MODELS = {
+    "vgg16": FasterRCNNVGG16,
+    "vgg_cnn_m_1024": FasterRCNNVGGCNNM,
+    "alexnet": FasterRCNNAlexNet,
+    "resnet18_c4": FasterRCNNResNet18C4,
+    "resnet34_c4": FasterRCNNResNet34C4,
+    "resnet50_c4": FasterRCNNResNet50C4,
+    "resnet101_c4": FasterRCNNResNet101C4,
+    "resnet152_c4": FasterRCNNResNet152C4,
+    "mobilenet_v2": FasterRCNNMobileNetV2,
+    "tiny": FasterRCNNTiny,
+}
 
 # Option → keyword of the constructors, for what decides which network it is and how pictures reach it.
 ARCHITECTURE = {
@@ -23,6 +43,7 @@ ARCHITECTURE = {
     "roi": "roi",
     "roi_n_sample": "n_sample",
     "use_drop": "use_drop",
+    "freeze_at": "freeze_at",
     "min_size": "min_size",
     "max_size": "max_size",
     "input_mode": "input_mode",
@@ -43,7 +64,10 @@ def build_model(name, n_fg_class, label_names=None, **options):
     if name not in MODELS:
         raise UserError(f"--model={name}: unknown; choose one of {', '.join(MODELS)}")
     keywords = {ARCHITECTURE[key]: value for key, value in options.items() if value is not None}
-    return MODELS[name](n_fg_class, label_names=label_names, **keywords)
+    try:
+        return MODELS[name](n_fg_class, label_names=label_names, **keywords)
+    except ValueError as error:
+        raise UserError(f"--model={name}: {error}") from None
 
 
 def architecture(model):
@@ -57,6 +81,7 @@ def architecture(model):
         "rpn_min_size": model.rpn.proposal_layer.min_size,
         "roi": model.head.roi,
         "roi_n_sample": model.n_sample,
+        "freeze_at": model.freeze_at,
         "use_drop": any(isinstance(module, nn.Dropout) for module in model.head.modules()),
         "min_size": model.min_size,
         "max_size": model.max_size,

@@ -34,7 +34,12 @@ class Config:
     num_workers: int = option(8, "data", "processes that load training images, at most one a core", low=0, high=256)
     test_num_workers: int = option(8, "data", "the same for evaluation", low=0, high=256)
     # model
-    model: str = option("vgg16", "model", "network", choices=("vgg16", "mobilenet_v2", "tiny"))
+    model: str = option(
+        "vgg16", "model", "network", choices=(
+            "vgg16", "vgg_cnn_m_1024", "alexnet", "resnet18_c4", "resnet34_c4", "resnet50_c4", "resnet101_c4",
+            "resnet152_c4", "mobilenet_v2", "tiny",
+        ),
+    )  # fmt: skip
     pretrained_model: str = option("vgg16", "model", "ImageNet weights to start from: the model's own name, or none")
     pretrained_path: str | None = option(None, "model", "file of ImageNet weights; default: torchvision's download")
     caffe_pretrain: bool = option(False, "model", "start VGG16 from caffe's weights, with caffe's input")
@@ -42,8 +47,11 @@ class Config:
     input_mode: str | None = option(
         None, "model", "range, mean and channel order of the input", choices=("torchvision", "caffe", "caffe_legacy")
     )
+    freeze_at: int | None = option(
+        None, "model", "stages of the extractor that stay as they were; default: the model's", low=0, high=5
+    )
     use_drop: bool = option(False, "model", "dropout after the fully connected layers of the head")
-    roi: str | None = option(None, "model", "RoI features; default: the model's", choices=("pool", "align"))
+    roi: str | None = option(None, "model", "RoI features; default: the model's", choices=("pool", "align", "crop"))
     anchor_scales: tuple[float, ...] | None = option(
         None, "model", "√area of the anchors in strides, as 8,16,32; default: the model's", low=0.1, high=1024
     )

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from model import FasterRCNNMobileNetV2, FasterRCNNTiny, FasterRCNNVGG16
+from model import MODELS, FasterRCNNAlexNet, FasterRCNNMobileNetV2, FasterRCNNTiny, FasterRCNNVGG16
 from model.faster_rcnn import batch_geometry
+from model.faster_rcnn_resnet import FasterRCNNResNet18C4
+from model.faster_rcnn_vgg_cnn_m import FasterRCNNVGGCNNM
 from model.region_proposal_network import RegionProposalNetwork
 from model.utils.anchor_tool import PADDED, POOL, Cells
 from utils.image_tool import prepare
@@ -222,7 +224,17 @@ def test_frozen_batchnorm_stays_frozen():
 # Padding: floor (VGG16's pooling) and ceil (padded convolutions).
 
 
-@pytest.mark.parametrize("family", [FasterRCNNVGG16, FasterRCNNMobileNetV2, FasterRCNNTiny])
+@pytest.mark.parametrize(
+    "family",
+    [
+        FasterRCNNVGG16,
+        FasterRCNNVGGCNNM,
+        FasterRCNNAlexNet,
+        FasterRCNNResNet18C4,
+        FasterRCNNMobileNetV2,
+        FasterRCNNTiny,
+    ],
+)
 def test_anchors_and_rois_stand_where_the_cells_look(family):
     """What a cell sees, by the gradient of its feature, is symmetrical around the centre of its anchors.
 
@@ -237,7 +249,8 @@ def test_anchors_and_rois_stand_where_the_cells_look(family):
                 nn.init.zeros_(module.bias)
     for name, module in list(extractor.named_children()):
         if isinstance(module, nn.MaxPool2d):
-            setattr(extractor, name, nn.AvgPool2d(2))
+            mean = nn.AvgPool2d(module.kernel_size, module.stride, module.padding, module.ceil_mode)
+            setattr(extractor, name, mean)
     img = torch.full((1, 3, 320, 320), 0.01, requires_grad=True)
     cell = 160 // family.cells.stride
     extractor(img)[0, :, cell, cell].sum().backward()
@@ -248,23 +261,21 @@ def test_anchors_and_rois_stand_where_the_cells_look(family):
     assert (anchor[1] + anchor[3]).item() / 2 + cell * family.cells.stride == pytest.approx(middle, abs=0.01)
     # and the head takes a RoI's features from the cells that look at it
     columns = torch.arange(8.0).expand(1, 1, 8, 8)
-    rois = (model.rpn.anchor_base[:1] * 0 + torch.tensor([1.0, 1, 1, 1])) * (
-        model.cells.center + 4 * family.cells.stride
-    )
+    rois = torch.full((1, 4), model.cells.center + 4 * family.cells.stride)
     model.head.classifier, model.head.cls_loc, model.head.score = nn.Flatten(), nn.Identity(), nn.Identity()
     model.head.roi = "align"
     features, _ = model.head(columns, rois, torch.zeros(1, dtype=torch.long))
     assert features.unique().tolist() == [4]
 
 
-@pytest.fixture(scope="module", params=[FasterRCNNVGG16, FasterRCNNMobileNetV2, FasterRCNNTiny])
+@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
 def shapes_only(request):
     with torch.device("meta"):
         return request.param().eval()
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.tuples(st.integers(16, 1100), st.integers(16, 1100)))
+@given(st.tuples(st.integers(31, 1100), st.integers(31, 1100)))  # 31: the least that AlexNet has a cell for
 def test_size_of_the_map_is_the_extractors(shapes_only, size):
     features = shapes_only.extractor(torch.empty(1, 3, *size, device="meta"))
     assert shapes_only.cells.map_size(size) == tuple(features.shape[2:])

@@ -23,6 +23,7 @@ UNUSUAL = {
     "rpn_min_size": 3.0,
     "roi_n_sample": 33,
     "use_drop": True,
+    "freeze_at": 3,
     "min_size": 77,
     "max_size": 99,
     "input_mode": "caffe",
@@ -47,18 +48,21 @@ def same_weights(a, b):
 # Round trips
 
 
-@pytest.mark.parametrize("roi", ["pool", "align"])
+@pytest.mark.parametrize("roi", ["pool", "align", "crop"])
 @pytest.mark.parametrize("name", MODELS)
 def test_description_makes_the_same_network(name, roi):
+    unusual = {**UNUSUAL, "roi": roi}
+    if name.endswith("_c4"):  # no layer to drop from
+        del unusual["use_drop"]
     with torch.device("meta"):
         default = architecture(build_model(name, 3))
-        model = build_model(name, 3, NAMES, **UNUSUAL, roi=roi)
+        model = build_model(name, 3, NAMES, **unusual)
         stored = architecture(model)
         assert stored["model"] == name
         assert set(stored) == {"model", *ARCHITECTURE}
         again = build_model(stored.pop("model"), 3, NAMES, **stored)
     assert type(again) is MODELS[name]
-    for option, value in {**UNUSUAL, "roi": roi}.items():
+    for option, value in unusual.items():
         assert stored[option] == (list(value) if isinstance(value, tuple) else value)
         assert option == "roi" or stored[option] != default[option], option
     assert (again.rpn.anchor_scales, again.rpn.ratios) == ((1.0, 3.0), (0.25, 1.0, 4.0))
@@ -96,6 +100,20 @@ def test_options_override_the_file(tiny, tmp_path):
     path = save_tiny(tiny, tmp_path / "x.pth")
     model = load_model(path, min_size=100, max_size=200, roi=None)
     assert (model.min_size, model.max_size, model.head.roi) == (100, 200, tiny.head.roi)
+
+
+def test_options_that_a_model_does_not_have():
+    with pytest.raises(UserError, match=r"^--model=resnet18_c4: use_drop: .*leave it out"):
+        build_model("resnet18_c4", 3, use_drop=True)
+    with pytest.raises(UserError, match=r"^--model=tiny: freeze_at 4: must be from 0 to 3"):
+        build_model("tiny", 3, freeze_at=4)
+    with pytest.raises(UserError, match=r"^--model=alexnet: min_size 30: "):
+        build_model("alexnet", 3, min_size=30)
+    build_model("alexnet", 3, min_size=31)
+
+
+def test_the_options_name_every_model():
+    assert Config.__dataclass_fields__["model"].metadata["choices"] == tuple(MODELS)
 
 
 def test_unknown_model():

@@ -1,0 +1,74 @@
+"""Faster R-CNN on ResNets (He et al. 2016, §4.3 and appendix A): the "C4" detectors."""
+
+from collections import OrderedDict
+
+from torch import nn
+from torchvision import models
+
+from model.faster_rcnn import FasterRCNN
+from model.region_proposal_network import RegionProposalNetwork
+from model.roi_head import RoIHead
+from model.utils.anchor_tool import PADDED, Cells, Window
+
+
+class LastStage(nn.Sequential):
+    """A ResNet's layer4 on each RoI's features, and their mean: (R, C, P, P) → (R, C')."""
+
+    def forward(self, x):
+        return super().forward(x).mean(dim=(2, 3))
+
+
+class FasterRCNNResNetC4(FasterRCNN):
+    """A ResNet to layer3 (stride 16); layer4 on each RoI is the head.
+
+    The arguments are those of `FasterRCNNVGG16`; there is no fully connected layer for `use_drop`.
+    """
+
+    cells = Cells((Window(7, 2, 3), PADDED, PADDED, PADDED))
+    stages = (4, 5, 6, 7)  # conv1 to the pooling, layer1, layer2, layer3
+    default_freeze_at = 2
+    network = None  # torchvision's function
+
+    def __init__(
+        self,
+        n_fg_class=20,
+        ratios=(0.5, 1, 2),
+        anchor_scales=(8, 16, 32),
+        *,
+        use_drop=False,
+        roi="align",
+        rpn_min_size=16,
+        **others,
+    ):
+        if use_drop:
+            raise ValueError("use_drop: a ResNet's head has no fully connected layers to drop from; leave it out")
+        layers = OrderedDict(type(self).network(weights=None).named_children())
+        classifier = LastStage(OrderedDict(layer4=layers.pop("layer4")))
+        width = layers.pop("fc").in_features
+        del layers["avgpool"]
+        rpn = RegionProposalNetwork(width // 2, 512, ratios, anchor_scales, self.cells, {"min_size": rpn_min_size})
+        head = RoIHead(classifier, width, n_fg_class + 1, 7, self.cells, roi)
+        super().__init__(nn.Sequential(layers), rpn, head, **others)
+
+    def pretrained_name(self, name):
+        return f"head.classifier.{name}" if name.startswith("layer4.") else f"extractor.{name}"
+
+
+class FasterRCNNResNet18C4(FasterRCNNResNetC4):
+    network, pretrained_weights = models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1
+
+
+class FasterRCNNResNet34C4(FasterRCNNResNetC4):
+    network, pretrained_weights = models.resnet34, models.ResNet34_Weights.IMAGENET1K_V1
+
+
+class FasterRCNNResNet50C4(FasterRCNNResNetC4):
+    network, pretrained_weights = models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1
+
+
+class FasterRCNNResNet101C4(FasterRCNNResNetC4):
+    network, pretrained_weights = models.resnet101, models.ResNet101_Weights.IMAGENET1K_V1
+
+
+class FasterRCNNResNet152C4(FasterRCNNResNetC4):
+    network, pretrained_weights = models.resnet152, models.ResNet152_Weights.IMAGENET1K_V1

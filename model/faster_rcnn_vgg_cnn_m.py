@@ -1,0 +1,48 @@
+"""Faster R-CNN on VGG_CNN_M_1024 (Chatfield et al. 2014), the medium network of Fast R-CNN and py-faster-rcnn."""
+
+from torch import nn
+
+from model.faster_rcnn import FasterRCNN
+from model.region_proposal_network import RegionProposalNetwork
+from model.roi_head import RoIHead, fc_layers
+from model.utils.anchor_tool import Cells, Window
+
+POOLING = Window(3, 2, 0, ceil=True)  # caffe's, whose last window may reach over the end
+
+
+class FasterRCNNVGGCNNM(FasterRCNN):
+    """Five convolutions to stride 16, 512 channels, and fully connected layers of 4096 and 1024 on 6×6 bins.
+
+    The arguments are those of `FasterRCNNVGG16`. torchvision has no weights of it: --pretrained-path takes a file in
+    the names of the layers below, as features.0.weight and so on.
+    """
+
+    cells = Cells((Window(7, 2), POOLING, Window(5, 2, 1), POOLING))
+    stages = (4, 8, 14)
+    default_freeze_at = 1
+    pretrained_fc = ("classifier.0", "classifier.3")
+
+    def __init__(
+        self,
+        n_fg_class=20,
+        ratios=(0.5, 1, 2),
+        anchor_scales=(8, 16, 32),
+        *,
+        use_drop=False,
+        roi="pool",
+        rpn_min_size=16,
+        **others,
+    ):
+        extractor = nn.Sequential(
+            nn.Conv2d(3, 96, 7, 2), nn.ReLU(inplace=True),
+            nn.LocalResponseNorm(5, 5e-4, 0.75, 2), nn.MaxPool2d(3, 2, ceil_mode=True),
+            nn.Conv2d(96, 256, 5, 2, 1), nn.ReLU(inplace=True),
+            nn.LocalResponseNorm(5, 5e-4, 0.75, 2), nn.MaxPool2d(3, 2, ceil_mode=True),
+            nn.Conv2d(256, 512, 3, padding=1), nn.ReLU(inplace=True),
+            nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(inplace=True),
+            nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(inplace=True),
+        )  # fmt: skip
+        rpn = RegionProposalNetwork(512, 256, ratios, anchor_scales, self.cells, {"min_size": rpn_min_size})
+        classifier = fc_layers(512 * 6 * 6, 4096, 1024, use_drop=use_drop, std=0.01)
+        head = RoIHead(classifier, 1024, n_fg_class + 1, 6, self.cells, roi)
+        super().__init__(extractor, rpn, head, **others)
