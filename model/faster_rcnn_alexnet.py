@@ -2,16 +2,15 @@
 
 from torchvision.models import AlexNet_Weights, alexnet
 
-from model.faster_rcnn import FasterRCNN
-from model.region_proposal_network import RegionProposalNetwork
-from model.roi_head import RoIHead, fc_layers
+from model.family import FasterRCNNFamily
+from model.roi_head import fc_layers
 from model.utils.anchor_tool import Cells, Window
 
 
-class FasterRCNNAlexNet(FasterRCNN):
+class FasterRCNNAlexNet(FasterRCNNFamily):
     """AlexNet's five convolutions (Krizhevsky 2014, One weird trick; stride 16, 256 channels), its fc6 and fc7 as head.
 
-    The arguments are those of `FasterRCNNVGG16`.
+    The arguments are those of `FasterRCNNFamily`.
     """
 
     cells = Cells((Window(11, 4, 2), Window(3, 2), Window(3, 2)))
@@ -32,7 +31,9 @@ class FasterRCNNAlexNet(FasterRCNN):
         **others,
     ):
         extractor = alexnet(weights=None).features[:12]  # without the last pooling
-        rpn = RegionProposalNetwork(256, 256, ratios, anchor_scales, self.cells, {"min_size": rpn_min_size})
         classifier = fc_layers(256 * 6 * 6, 4096, use_drop=use_drop, std=0.01)
-        head = RoIHead(classifier, 4096, n_fg_class + 1, 6, self.cells, roi)
-        super().__init__(extractor, rpn, head, **others)
+        super().__init__(
+            extractor, 256, classifier, 4096, n_fg_class,
+            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
+            rpn_width=256, roi_size=6, **others,
+        )  # fmt: skip

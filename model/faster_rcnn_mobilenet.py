@@ -2,16 +2,15 @@
 
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
-from model.faster_rcnn import FasterRCNN
-from model.region_proposal_network import RegionProposalNetwork
-from model.roi_head import RoIHead, fc_layers
+from model.family import FasterRCNNFamily
+from model.roi_head import fc_layers
 from model.utils.anchor_tool import PADDED, Cells
 
 
-class FasterRCNNMobileNetV2(FasterRCNN):
+class FasterRCNNMobileNetV2(FasterRCNNFamily):
     """MobileNetV2 to stride 16 (its layers 0..13, 96 channels) and two fully connected layers of 1024.
 
-    The arguments are those of `FasterRCNNVGG16`; the defaults suit pictures of about 320 px. Anchors that reach over
+    The arguments are those of `FasterRCNNFamily`; the defaults suit pictures of about 320 px. Anchors that reach over
     the border are trained as well: at such sizes the large ones nearly all do, and untrained they flood the proposals.
     """
 
@@ -34,9 +33,10 @@ class FasterRCNNMobileNetV2(FasterRCNN):
         **others,
     ):
         extractor = mobilenet_v2(weights=None).features[:14]
-        proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 2000, "n_train_post_nms": 1000,
-                     "n_test_pre_nms": 1000, "n_test_post_nms": 300}  # fmt: skip
-        rpn = RegionProposalNetwork(96, 256, ratios, anchor_scales, self.cells, proposals)
+        proposals = {"n_train_pre_nms": 2000, "n_train_post_nms": 1000, "n_test_pre_nms": 1000, "n_test_post_nms": 300}
         classifier = fc_layers(96 * 7 * 7, 1024, use_drop=use_drop)
-        head = RoIHead(classifier, 1024, n_fg_class + 1, 7, self.cells, roi)
-        super().__init__(extractor, rpn, head, allowed_border=allowed_border, n_sample=n_sample, **others)
+        super().__init__(
+            extractor, 96, classifier, 1024, n_fg_class,
+            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
+            rpn_width=256, proposals=proposals, allowed_border=allowed_border, n_sample=n_sample, **others,
+        )  # fmt: skip

@@ -5,9 +5,7 @@ from collections import OrderedDict
 from torch import nn
 from torchvision import models
 
-from model.faster_rcnn import FasterRCNN
-from model.region_proposal_network import RegionProposalNetwork
-from model.roi_head import RoIHead
+from model.family import FasterRCNNFamily
 from model.utils.anchor_tool import PADDED, Cells, Window
 
 
@@ -18,10 +16,10 @@ class LastStage(nn.Sequential):
         return super().forward(x).mean(dim=(2, 3))
 
 
-class FasterRCNNResNetC4(FasterRCNN):
+class FasterRCNNResNetC4(FasterRCNNFamily):
     """A ResNet to layer3 (stride 16); layer4 on each RoI is the head.
 
-    The arguments are those of `FasterRCNNVGG16`; there is no fully connected layer for `use_drop`.
+    The arguments are those of `FasterRCNNFamily`; there is no fully connected layer for `use_drop`.
     """
 
     cells = Cells((Window(7, 2, 3), PADDED, PADDED, PADDED))
@@ -46,9 +44,11 @@ class FasterRCNNResNetC4(FasterRCNN):
         classifier = LastStage(OrderedDict(layer4=layers.pop("layer4")))
         width = layers.pop("fc").in_features
         del layers["avgpool"]
-        rpn = RegionProposalNetwork(width // 2, 512, ratios, anchor_scales, self.cells, {"min_size": rpn_min_size})
-        head = RoIHead(classifier, width, n_fg_class + 1, 7, self.cells, roi)
-        super().__init__(nn.Sequential(layers), rpn, head, **others)
+        super().__init__(
+            nn.Sequential(layers), width // 2, classifier, width, n_fg_class,
+            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
+            **others,
+        )  # fmt: skip
 
     def pretrained_name(self, name):
         return f"head.classifier.{name}" if name.startswith("layer4.") else f"extractor.{name}"

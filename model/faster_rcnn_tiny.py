@@ -3,9 +3,8 @@
 import torch.nn.functional as F
 from torch import nn
 
-from model.faster_rcnn import FasterRCNN
-from model.region_proposal_network import RegionProposalNetwork
-from model.roi_head import RoIHead, fc_layers
+from model.family import FasterRCNNFamily
+from model.roi_head import fc_layers
 from model.utils.anchor_tool import PADDED, Cells
 
 
@@ -30,10 +29,10 @@ class ResidualBlock(nn.Module):
         return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
 
 
-class FasterRCNNTiny(FasterRCNN):
+class FasterRCNNTiny(FasterRCNNFamily):
     """32-64-128 channels to stride 8, and two fully connected layers of 256: 2.4 M parameters.
 
-    The arguments are those of `FasterRCNNVGG16`; the defaults suit pictures of about 200 px.
+    The arguments are those of `FasterRCNNFamily`; the defaults suit pictures of about 200 px.
     """
 
     cells = Cells((PADDED,) * 3)
@@ -56,9 +55,10 @@ class FasterRCNNTiny(FasterRCNN):
             conv_bn(3, 32, 3, stride=2), nn.ReLU(inplace=True),
             ResidualBlock(32, 64, stride=2), ResidualBlock(64, 128, stride=2), ResidualBlock(128, 128),
         )  # fmt: skip
-        proposals = {"min_size": rpn_min_size, "n_train_pre_nms": 600, "n_train_post_nms": 200,
-                     "n_test_pre_nms": 600, "n_test_post_nms": 100}  # fmt: skip
-        rpn = RegionProposalNetwork(128, 128, ratios, anchor_scales, self.cells, proposals)
+        proposals = {"n_train_pre_nms": 600, "n_train_post_nms": 200, "n_test_pre_nms": 600, "n_test_post_nms": 100}
         classifier = fc_layers(128 * 7 * 7, 256, use_drop=use_drop)
-        head = RoIHead(classifier, 256, n_fg_class + 1, 7, self.cells, roi)
-        super().__init__(extractor, rpn, head, allowed_border=allowed_border, n_sample=n_sample, **others)
+        super().__init__(
+            extractor, 128, classifier, 256, n_fg_class,
+            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
+            rpn_width=128, proposals=proposals, allowed_border=allowed_border, n_sample=n_sample, **others,
+        )  # fmt: skip

@@ -2,24 +2,15 @@
 
 from torchvision.models import VGG16_Weights, vgg16
 
-from model.faster_rcnn import FasterRCNN
-from model.region_proposal_network import RegionProposalNetwork
-from model.roi_head import RoIHead, fc_layers
+from model.family import FasterRCNNFamily
+from model.roi_head import fc_layers
 from model.utils.anchor_tool import VGG_CELLS
 
 
-class FasterRCNNVGG16(FasterRCNN):
+class FasterRCNNVGG16(FasterRCNNFamily):
     """VGG16's convolutions without the last pooling (stride 16), its fc6 and fc7 as the head.
 
-    Args:
-        n_fg_class: foreground classes, L.
-        ratios, anchor_scales: anchors, see `generate_anchor_base`.
-        use_drop: dropout after fc6 and fc7.
-        roi: 'pool', 'align' or 'crop'.
-        rpn_min_size: pixels of the original picture; shorter proposals are dropped.
-        others: keywords of `FasterRCNN`.
-
-    The weights are random until `load_pretrained` or `load_state_dict`.
+    The arguments are those of `FasterRCNNFamily`, and `use_drop`: dropout after fc6 and fc7.
     """
 
     cells = VGG_CELLS
@@ -40,8 +31,9 @@ class FasterRCNNVGG16(FasterRCNN):
         **others,
     ):
         extractor = vgg16(weights=None).features[:30]
-        proposals = {"min_size": rpn_min_size}
-        rpn = RegionProposalNetwork(512, 512, ratios, anchor_scales, self.cells, proposals)
         classifier = fc_layers(512 * 7 * 7, 4096, use_drop=use_drop, std=0.01)
-        head = RoIHead(classifier, 4096, n_fg_class + 1, 7, self.cells, roi)
-        super().__init__(extractor, rpn, head, **others)
+        super().__init__(
+            extractor, 512, classifier, 4096, n_fg_class,
+            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
+            **others,
+        )  # fmt: skip

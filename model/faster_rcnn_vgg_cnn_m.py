@@ -2,18 +2,17 @@
 
 from torch import nn
 
-from model.faster_rcnn import FasterRCNN
-from model.region_proposal_network import RegionProposalNetwork
-from model.roi_head import RoIHead, fc_layers
+from model.family import FasterRCNNFamily
+from model.roi_head import fc_layers
 from model.utils.anchor_tool import Cells, Window
 
 POOLING = Window(3, 2, 0, ceil=True)  # caffe's, whose last window may reach over the end
 
 
-class FasterRCNNVGGCNNM(FasterRCNN):
+class FasterRCNNVGGCNNM(FasterRCNNFamily):
     """Five convolutions to stride 16, 512 channels, and fully connected layers of 4096 and 1024 on 6×6 bins.
 
-    The arguments are those of `FasterRCNNVGG16`. torchvision has no weights of it: --pretrained-path takes a file in
+    The arguments are those of `FasterRCNNFamily`. torchvision has no weights of it: --pretrained-path takes a file in
     the names of the layers below, as features.0.weight and so on.
     """
 
@@ -42,7 +41,9 @@ class FasterRCNNVGGCNNM(FasterRCNN):
             nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(inplace=True),
             nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(inplace=True),
         )  # fmt: skip
-        rpn = RegionProposalNetwork(512, 256, ratios, anchor_scales, self.cells, {"min_size": rpn_min_size})
         classifier = fc_layers(512 * 6 * 6, 4096, 1024, use_drop=use_drop, std=0.01)
-        head = RoIHead(classifier, 1024, n_fg_class + 1, 6, self.cells, roi)
-        super().__init__(extractor, rpn, head, **others)
+        super().__init__(
+            extractor, 512, classifier, 1024, n_fg_class,
+            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
+            rpn_width=256, roi_size=6, **others,
+        )  # fmt: skip

@@ -50,9 +50,10 @@ class RoIHead(nn.Module):
         roi_size: bins a side.
         cells: `Cells` of the feature map.
         roi: a name of ROI_OPS.
+        class_agnostic: give a RoI one box for all classes.
     """
 
-    def __init__(self, classifier, width, n_class, roi_size=7, cells=VGG_CELLS, roi="pool"):
+    def __init__(self, classifier, width, n_class, roi_size=7, cells=VGG_CELLS, roi="pool", class_agnostic=False):
         super().__init__()
         self.n_class = n_class
         self.roi_size = roi_size
@@ -63,7 +64,8 @@ class RoIHead(nn.Module):
         # The operators take it that a cell sees around the middle of its own square of pixels.
         self.shift = cells.stride / 2 - cells.center
         self.classifier = classifier
-        self.cls_loc = nn.Linear(width, n_class * 4)
+        self.class_agnostic = class_agnostic
+        self.cls_loc = nn.Linear(width, 4 if class_agnostic else n_class * 4)
         self.score = nn.Linear(width, n_class)
         nn.init.normal_(self.cls_loc.weight, 0, 0.001)
         nn.init.normal_(self.score.weight, 0, 0.01)
@@ -78,7 +80,7 @@ class RoIHead(nn.Module):
             roi_indices: (R,) the image of each.
 
         Returns:
-            roi_cls_locs (R, (L + 1)·4) and roi_scores (R, L + 1); class 0 is background.
+            roi_cls_locs (R, (L + 1)·4), or (R, 4) if class-agnostic, and roi_scores (R, L + 1); class 0 is background.
         """
         rois = rois + self.shift
         pooled = ROI_OPS[self.roi](x, rois, roi_indices, self.roi_size, self.spatial_scale)  # (R, C, size, size)

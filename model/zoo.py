@@ -43,12 +43,14 @@ ARCHITECTURE = {
     "roi": "roi",
     "roi_n_sample": "n_sample",
     "use_drop": "use_drop",
+    "class_agnostic": "class_agnostic",
     "freeze_at": "freeze_at",
     "min_size": "min_size",
     "max_size": "max_size",
     "input_mode": "input_mode",
 }
-KINDS = {"anchor_scales": list, "anchor_ratios": list, "roi": str, "use_drop": bool, "input_mode": str}  # else numbers
+KINDS = {"anchor_scales": list, "anchor_ratios": list, "roi": str, "use_drop": bool, "class_agnostic": bool,
+         "input_mode": str}  # else numbers  # fmt: skip
 CLASS_LAYERS = ("head.score.", "head.cls_loc.")  # what depends on the classes
 
 
@@ -81,6 +83,7 @@ def architecture(model):
         "rpn_min_size": model.rpn.proposal_layer.min_size,
         "roi": model.head.roi,
         "roi_n_sample": model.n_sample,
+        "class_agnostic": model.head.class_agnostic,
         "freeze_at": model.freeze_at,
         "use_drop": any(isinstance(module, nn.Dropout) for module in model.head.modules()),
         "min_size": model.min_size,

@@ -52,6 +52,7 @@ class Config:
     )
     use_drop: bool = option(False, "model", "dropout after the fully connected layers of the head")
     roi: str | None = option(None, "model", "RoI features; default: the model's", choices=("pool", "align", "crop"))
+    class_agnostic: bool = option(False, "model", "one box a RoI in place of one a class")
     anchor_scales: tuple[float, ...] | None = option(
         None, "model", "√area of the anchors in strides, as 8,16,32; default: the model's", low=0.1, high=1024
     )
