@@ -262,6 +262,10 @@ class FasterRCNNTrainer(nn.Module):
         if same:
             decays = [group["weight_decay"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state)
+            for parameter, values in self.optimizer.state.items():
+                for key, value in values.items():  # fused updates walk through memory: the file's layout may be another
+                    if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                        values[key] = torch.empty_like(parameter).copy_(value)
             for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
                 group["weight_decay"] = decay  # this run's option, not the file's
         else:  # of another kind (AdamW for SGD), or an older file's with a group for each parameter

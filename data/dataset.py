@@ -130,7 +130,7 @@ def collate(samples):
     imgs, *sizes, bboxes, labels, scales = zip(*samples, strict=True)
     raw = bool(sizes)
     if raw:
-        imgs = [torch.from_numpy(img).to(torch.uint8) for img in imgs]
+        imgs = [torch.from_numpy(img).round().to(torch.uint8) for img in imgs]
     others = (
         [torch.from_numpy(bbox) for bbox in bboxes],
         [torch.from_numpy(label).long() for label in labels],

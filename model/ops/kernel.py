@@ -78,7 +78,8 @@ class _TorchStream:
 
 
 @functools.cache
-def _stream(pointer):
+def _stream(pointer, device_index):
+    """To be called, and used, with that device current: a stream of CuPy's belongs to one."""
     import cupy
 
     return cupy.cuda.Stream.from_external(_TorchStream(pointer))
@@ -123,5 +124,5 @@ def launch(name, kernel, grid, n_thread, values, device, dtype=torch.float32):
     import cupy
 
     function = _function(name, kernel, dtype, device.index)
-    with cupy.cuda.Device(device.index), _stream(torch.cuda.current_stream(device).cuda_stream):
+    with cupy.cuda.Device(device.index), _stream(torch.cuda.current_stream(device).cuda_stream, device.index):
         function(grid, (n_thread,), tuple(arguments(values, device)))

@@ -60,20 +60,30 @@ def nms_padded(bbox, thresh, n_post, group=None, count=None):
         thresh: IoU, 0..1; equality keeps both.
         n_post: at most so many are kept of an image.
         group: (N, K) int: boxes of different groups never suppress each other; None for one group.
-        count: (N,) int: how many of the K boxes each image has, the first ones; None for all.
+        count: (N,) int, 0..K: how many of the K boxes each image has, the first ones; None for all.
 
     Returns:
         `Kept`.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or groups that are not whole numbers.
     """
     n, k = bbox.shape[:2]
+    if bbox.ndim != 3 or bbox.shape[2] != 4:
+        raise ValueError(f"boxes of shape {tuple(bbox.shape)}: must be (N, K, 4)")
+    if group is not None and (group.shape != (n, k) or group.is_floating_point()):
+        raise ValueError(f"groups {group.dtype} of shape {tuple(group.shape)}: must be whole numbers, {(n, k)}")
+    if count is not None and count.shape != (n,):
+        raise ValueError(f"counts of shape {tuple(count.shape)}: must be one for each of the {n} images")
     if count is None:
         count = torch.full((n,), k, dtype=torch.int32, device=bbox.device)
-    group = None if group is None else group.int()
+    group = None if group is None else group.long()
+    bbox = bbox if bbox.dtype == torch.float64 else bbox.float()
     if bbox.dtype == torch.float32:
         # torchvision's CPU code compares a float32 IoU with the threshold in double precision: float32(0.3) is above
         # 0.3, and a tie would be dropped. In the precision of the boxes a tie is a tie.
         thresh = float(np.float32(thresh))
-    return Kept(*_nms(bbox, group, count.int(), thresh, n_post))
+    return Kept(*_nms(bbox, group, count.int().clamp(0, k), thresh, n_post))
 
 
 @torch.library.custom_op("faster_rcnn::nms", mutates_args=())
@@ -83,7 +93,6 @@ def _nms(bbox: Tensor, group: Tensor | None, count: Tensor, thresh: float, n_pos
     kept = torch.zeros(n, dtype=torch.int32, device=device)
     if not kernel.takes(bbox):
         for i, size in enumerate(count.tolist()):
-            size = min(size, k)
             own = _torchvision_groups(bbox[i, :size], None if group is None else group[i, :size], thresh, n_post)
             index[i, : len(own)] = own
             kept[i] = len(own)

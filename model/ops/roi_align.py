@@ -11,8 +11,9 @@ from torch import Tensor
 
 from model.ops import kernel
 from model.ops.kernel import CHANNELS, MAX_BINS, THREADS
-from model.ops.roi_pool import box_dtype, torchvision_rois
+from model.ops.roi_pool import box_dtype, check_range, check_rois, torchvision_rois
 
+CHUNK = 2**24  # numbers that the backward pass holds beside its result on a CPU
 SMALL_MAP = 1024  # cells up to which a CPU's products over whole rows beat torchvision's loop over samples
 
 
@@ -30,7 +31,11 @@ def roi_align(x, rois, roi_indices, output_size, spatial_scale, sampling_ratio=2
 
     Returns:
         (R, C, P, P) of the dtype of `x`. Its gradient is the same in every run, on a GPU too.
+
+    Raises:
+        ValueError: shapes that do not fit each other; on a CPU also an index of no image.
     """
+    check_rois(x, rois, roi_indices)
     return _roi_align(
         x, rois.to(box_dtype(x)), roi_indices.long(), output_size, float(spatial_scale), sampling_ratio, aligned
     )
@@ -50,6 +55,7 @@ def _roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
+    check_range(roi_indices, len(x))
     (_, c, h, w), r, p = x.shape, len(rois), output_size
     if _takes(x, p):
         out = x.new_empty(r, c, p, p)
@@ -59,7 +65,7 @@ def _roi_align(
         kernel.launch("roi_align", "roi_align_forward", grid, THREADS, values, x.device, x.dtype)
         return out
     dtype = box_dtype(x)
-    if x.device.type == "cpu" and sampling_ratio > 0 and h * w <= SMALL_MAP:
+    if _separable(x, sampling_ratio) and h * w <= SMALL_MAP:
         y_weights, x_weights = _separable_weights(rois, spatial_scale, sampling_ratio, aligned, p, (h, w), dtype)
         return _separable_forward(x.to(dtype), y_weights, x_weights, roi_indices).to(x.dtype)
     boxes = torchvision_rois(rois, roi_indices, dtype)
@@ -91,21 +97,26 @@ def _roi_align_backward(
         kernel.launch("roi_align", "roi_align_backward", grid, THREADS, values, grad.device, grad.dtype)
         return grad_x
     dtype = box_dtype(grad)
-    if grad.device.type == "cpu" and sampling_ratio > 0:
+    if _separable(grad, sampling_ratio):
         y_weights, x_weights = _separable_weights(rois, spatial_scale, sampling_ratio, aligned, p, (h, w), dtype)
         return _separable_backward(grad.to(dtype), y_weights, x_weights, roi_indices, n).to(grad.dtype)
     boxes = torchvision_rois(rois, roi_indices, dtype)
     grad_x = torch.ops.torchvision._roi_align_backward(
         grad.to(dtype), boxes, spatial_scale, p, p, n, c, h, w, sampling_ratio, aligned
     )
-    return grad_x.to(grad.dtype)
+    last = grad.new_empty(n, h, w, c)  # the layout that the other ways leave
+    return last.copy_(grad_x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 @_roi_align_backward.register_fake
 def _(grad, rois, roi_indices, spatial_scale, sampling_ratio, aligned, shape):
-    last = _takes(grad, grad.shape[2]) or (grad.device.type == "cpu" and sampling_ratio > 0)
     n, c, h, w = shape
-    return grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) if last else grad.new_empty(shape)
+    return grad.new_empty(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _separable(x, sampling_ratio):
+    """Whether `x` may go through the products: 0 · ∞ would spread one value that is not finite over every RoI."""
+    return x.device.type == "cpu" and sampling_ratio > 0 and x.shape[1] > 0 and bool(x.isfinite().all())
 
 
 # On a CPU. A bilinear sample's weight is a weight in y times a weight in x, and the samples of a bin are a grid: so is
@@ -137,11 +148,14 @@ def _separable_forward(x, y_weights, x_weights, roi_indices):
 def _separable_backward(grad, y_weights, x_weights, roi_indices, n):
     h, w, c = y_weights.shape[2], x_weights.shape[2], grad.shape[1]
     grad_x = grad.new_empty(n, h, w, c)
+    step = max(1, CHUNK // (y_weights.shape[1] * w * c))
     for i in range(n):
-        own = torch.where(roi_indices == i)[0]
-        bins = grad[own].permute(0, 2, 3, 1)  # (R', P, P, C)
-        rows = x_weights[own, None].mT @ bins  # (R', 1, W, P) @ (R', P, P, C) → (R', P, W, C)
-        grad_x[i] = (y_weights[own].flatten(0, 1).T @ rows.flatten(0, 1).flatten(1)).view(h, w, c)
+        total = grad.new_zeros(h, w * c)
+        for own in torch.where(roi_indices == i)[0].split(step):
+            bins = grad[own].permute(0, 2, 3, 1)  # (R', P, P, C)
+            rows = x_weights[own, None].mT @ bins  # (R', 1, W, P) @ (R', P, P, C) → (R', P, W, C)
+            total.addmm_(y_weights[own].flatten(0, 1).T, rows.flatten(0, 1).flatten(1))
+        grad_x[i] = total.view(h, w, c)
     return grad_x.permute(0, 3, 1, 2)
 
 

@@ -26,8 +26,27 @@ def roi_pool(x, rois, roi_indices, output_size, spatial_scale):
 
     Returns:
         (R, C, P, P) of the dtype of `x`. Its gradient is the same in every run, on a GPU too.
+
+    Raises:
+        ValueError: shapes that do not fit each other; on a CPU also an index of no image.
     """
+    check_rois(x, rois, roi_indices)
     return _roi_pool(x, rois.to(box_dtype(x)), roi_indices.long(), output_size, float(spatial_scale))[0]
+
+
+def check_rois(x, rois, roi_indices):
+    """Refuse shapes for which a kernel would read beyond its tensors."""
+    if x.ndim != 4 or rois.ndim != 2 or rois.shape[1] != 4 or roi_indices.shape != rois.shape[:1]:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (x, rois, roi_indices))
+        raise ValueError(f"maps, RoIs and indices of shapes {shapes}: must be (N, C, H, W), (R, 4) and (R,)")
+
+
+def check_range(roi_indices, n):
+    """Refuse indices of no image. On a GPU its host would have to wait for the answer, so nothing is refused there."""
+    if roi_indices.device.type == "cpu" and len(roi_indices):
+        low, high = (int(value) for value in roi_indices.aminmax())
+        if low < 0 or high >= n:
+            raise ValueError(f"RoIs of images {low} to {high}, but there are {n} images")
 
 
 def torchvision_rois(rois, roi_indices, dtype):
@@ -45,6 +64,7 @@ def _roi_pool(
     x: Tensor, rois: Tensor, roi_indices: Tensor, output_size: int, spatial_scale: float
 ) -> tuple[Tensor, Tensor]:
     """The bins, and where each has its maximum, for the backward pass."""
+    check_range(roi_indices, len(x))
     if not kernel.takes(x):
         dtype = box_dtype(x)
         boxes = torchvision_rois(rois, roi_indices, dtype)

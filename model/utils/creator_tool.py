@@ -119,7 +119,8 @@ class ProposalCreator:
         n_usable = (score[:, :n_pre_nms] != -math.inf).sum(dim=1)  # they come first
         roi = take_rows(roi, order[:, :n_pre_nms])
         kept = nms_padded(roi, self.nms_thresh, n_post_nms, count=n_usable)
-        return take_rows(roi, kept.index.clamp(min=0)) * (kept.index >= 0)[..., None], kept.count
+        roi = take_rows(roi, kept.index.clamp(min=0))
+        return torch.where((kept.index >= 0)[..., None], roi, 0.0), kept.count
 
 
 class AnchorTargetCreator:

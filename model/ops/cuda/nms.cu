@@ -23,7 +23,7 @@ __device__ inline bool overlap(const float* a, const float* b, float thresh) {
 // Rows y >= T: the (y - T)-th tile of the boxes kept before against tile x.
 extern "C" __global__ void nms_compare(
     const float* boxes,      // (N, K, 4) best score first
-    const int* groups,       // (N, K): boxes of different groups never suppress each other; or null
+    const long long* groups,  // (N, K): boxes of different groups never suppress each other; or null
     const int* counts,       // (N,) how many of the K there are
     float thresh, int K, int start, int n_post,
     const long long* keep,   // (N, n_post) what was kept before: indices of boxes
@@ -32,7 +32,7 @@ extern "C" __global__ void nms_compare(
     Bits* gone)              // (N, T) zeros: which boxes of the phase were suppressed by those kept before
 {
   __shared__ float other[TILE][4];
-  __shared__ int other_group[TILE];
+  __shared__ long long other_group[TILE];
   const int n = blockIdx.z, column = blockIdx.x, kept_tile = (int)blockIdx.y - T;
   const int count = min(counts[n], K), kept = n_keep[n];
   if (kept >= n_post || start + column * TILE >= count) return;
@@ -54,7 +54,7 @@ extern "C" __global__ void nms_compare(
   __syncthreads();
   if (own >= count) return;
   const float box[4] = {boxes[own * 4LL], boxes[own * 4LL + 1], boxes[own * 4LL + 2], boxes[own * 4LL + 3]};
-  const int group = groups ? groups[own] : 0;
+  const long long group = groups ? groups[own] : 0;
 
   if (kept_tile >= 0) {
     for (int j = 0; j < n_other; j++)

@@ -73,7 +73,9 @@ extern "C" __global__ void roi_pool_backward(
     bool covers = r < R && roi_indices[r] == n;
     if (covers) {
       const Region g = region_of(rois + 4 * (long long)r, spatial_scale, P);
-      covers = h >= g.top && h < g.top + g.height && w >= g.left && w < g.left + g.width;
+      // the last bin's end, not the RoI's: rounding may take the bin one cell further, and the forward pass goes there
+      covers = h >= g.top && h < g.top + bin_end(P - 1, g.bin_height) &&
+               w >= g.left && w < g.left + bin_end(P - 1, g.bin_width);
       // which of its bins have the cell: by the numbers of the forward pass, so that none is missed by rounding
       int first[2] = {P, P}, last[2] = {-1, -1};
       for (int bin = 0; covers && bin < P; bin++) {

@@ -17,6 +17,10 @@ HERE = Path(__file__).parent
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to run the kernels on the CPU with")
 
 
+class DivergedError(Exception):
+    """A GPU would hang, or go on with what is not there yet."""
+
+
 @functools.cache
 def compiled(text, dtype):
     """A shared library of a kernel file's text, with `launch_KERNEL` for each of its kernels."""
@@ -44,4 +48,6 @@ def launch(name, kernel_name, grid, n_thread, values, device, dtype=torch.float3
     converted = kernel.arguments(values, device)
     held = [ctypes.create_string_buffer(value.tobytes(), value.nbytes) for value in converted]
     pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(buffer) for buffer in held))
-    getattr(library, f"launch_{kernel_name}")(*(*grid, 1, 1)[:3], n_thread, int(reverse), pointers)
+    diverged = getattr(library, f"launch_{kernel_name}")(*(*grid, 1, 1)[:3], n_thread, int(reverse), pointers)
+    if diverged:
+        raise DivergedError(f"{kernel_name}: the threads of a block wait at different barriers, or some are gone")

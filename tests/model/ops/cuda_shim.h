@@ -1,6 +1,6 @@
 // Runs a CUDA kernel on the CPU, one block after another, the threads of a block as fibers that take turns at barriers.
-// A barrier that some threads of a block never reach ends the program, as do two barriers at different places... of
-// which a GPU would hang or go wrong.
+// Where a GPU would hang or go wrong, namely at a barrier that some threads of a block never reach and at two barriers in
+// different places at once, `shim::diverged` is set, and the launch reports it.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +32,8 @@ static unsigned current;
 static void (*body)(void*);
 static void* body_data;
 static unsigned votes[32];
+static int barrier[1024];  // the source line of the barrier at which each thread waits
+static bool diverged = false;
 static bool reversed = false;  // the order in which the threads of a block take their turns
 
 static void enter() {
@@ -60,15 +62,20 @@ static void run_block() {
       swapcontext(&scheduler, &fibers[i].context);
       if (fibers[i].done) left--;
     }
+    for (unsigned i = 1; i < n && left > 0; i++)
+      diverged |= fibers[i].done != fibers[0].done || barrier[i] != barrier[0];
   }
 }
 }  // namespace shim
 
-static inline void __syncthreads() {
+static inline void wait_at(int line) {
   const unsigned own = shim::current;
+  shim::barrier[own] = line;
   swapcontext(&shim::fibers[own].context, &shim::scheduler);
   threadIdx = {own, 0, 0};
 }
+
+#define __syncthreads() wait_at(__LINE__)
 
 static inline unsigned __ballot_sync(unsigned, bool vote) {
   unsigned& word = shim::votes[threadIdx.x / 32];
@@ -120,7 +127,9 @@ template <class... A> void launch(void (*kernel)(A...), Index grid, unsigned n_t
 }  // namespace shim
 
 #define EXPORT(kernel)                                                                                             \
-  extern "C" void launch_##kernel(unsigned x, unsigned y, unsigned z, unsigned n, int reversed, void** arguments) { \
+  extern "C" int launch_##kernel(unsigned x, unsigned y, unsigned z, unsigned n, int reversed, void** arguments) { \
     shim::reversed = reversed;                                                                                     \
+    shim::diverged = false;                                                                                        \
     shim::launch(kernel, {x, y, z}, n, arguments);                                                                 \
+    return shim::diverged;                                                                                         \
   }

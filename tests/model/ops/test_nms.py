@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.ops.nms import batched_nms, nms
+from model.ops.nms import batched_nms, nms, nms_padded
 
 SMALL = settings(max_examples=50, deadline=None)
 
@@ -147,3 +147,44 @@ def test_batched_nms_works_group_by_group(path, span):
         first = batched_nms(boxes.float().to(path.device), scores.to(path.device), group.to(path.device), 0.5, 9)
     assert keep.tolist() == expected
     assert first.tolist() == expected[:9]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_boxes_of_any_precision(path, dtype):
+    boxes, scores = random_boxes(60, 30, seed=5)
+    with path.run():
+        keep = nms(boxes.to(path.device, dtype), scores.to(path.device), 0.5)
+    assert keep.tolist() == slow_nms(boxes.tolist(), scores.tolist(), 0.5)
+
+
+def test_groups_far_apart(path):
+    """Whose lower 32 bits are the same."""
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9]], device=path.device)
+    group = torch.tensor([1, 1 + 2**32], device=path.device)
+    with path.run():
+        assert batched_nms(boxes, boxes[:, 2], group, 0.5).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("count", [-3, 0, 2, 99])
+def test_counts_are_kept_within_the_boxes(path, count):
+    boxes, _ = random_boxes(5, 1000, seed=1)
+    with path.run():
+        kept = nms_padded(boxes.float()[None].to(path.device), 0.5, 9, count=torch.tensor([count], device=path.device))
+    expected = list(range(min(max(count, 0), 5)))
+    assert kept.count.tolist() == [len(expected)]
+    assert kept.index[0].tolist() == expected + [-1] * (9 - len(expected))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"group": torch.zeros(1, 5)}, "must be whole numbers"),
+        ({"group": torch.zeros(1, 4, dtype=torch.int64)}, r"must be whole numbers, \(1, 5\)"),
+        ({"count": torch.zeros(2, dtype=torch.int64)}, "one for each of the 1 images"),
+    ],
+)
+def test_what_does_not_fit_is_refused(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        nms_padded(torch.zeros(1, 5, 4), 0.5, 3, **keywords)
+    with pytest.raises(ValueError, match="must be"):
+        nms_padded(torch.zeros(1, 5, 5), 0.5, 3)
