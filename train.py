@@ -157,7 +157,7 @@ def predict(*args, **kwargs):
     out_dir = opt.out or "runs/predict"
     model = detector("visualize")
     with autocast(model.device, amp_dtype(opt.amp, model.device)):
-        records, problems = predict_files(model, paths, out_dir, opt.max_dets)
+        records, problems = predict_files(model, paths, out_dir, opt.max_dets, 8 if model.device.type == "cuda" else 1)
     for line in problems:
         say(f"left out: {line}", file=sys.stderr)
     n_boxes = sum(len(record["detections"]) for record in records)
@@ -352,13 +352,13 @@ def rpn_table(counts):
 
 
 def evaluate(model, db):
-    dataset = TestDataset(db, model.min_size, model.max_size, model.input_mode)
+    on_gpu = model.device.type == "cuda"
+    dataset = TestDataset(db, model.min_size, model.max_size, model.input_mode, raw=on_gpu)
     n = min(len(db), opt.test_num)
     with tqdm(total=n, desc=f"eval on {db.split}", unit="img", leave=False) as bar:
         loader = test_loader(dataset, workers(opt.test_num_workers), n)
         with autocast(model.device, amp_dtype(opt.amp, model.device)):
-            n_together = 32 if model.device.type == "cuda" else 1
-            return evaluate_model(model, loader, opt.max_dets, bar.update, n_together)
+            return evaluate_model(model, loader, opt.max_dets, bar.update, 32 if on_gpu else 1, raw=on_gpu)
 
 
 def finish(run_dir, best_map, validated):
@@ -377,6 +377,8 @@ def detector(preset):
     names = parse_label_names(opt.label_names) if opt.label_names else None
     model = model_from_checkpoint(checkpoint, names, **checkpoint_options(checkpoint))
     model.use_preset(preset)
+    if opt.compile:
+        model.compile_layers()
     return with_thresholds(model).to(choose_device(opt.device), memory_format=torch.channels_last).eval()
 
 

@@ -94,21 +94,27 @@ class Dataset:
 class TestDataset:
     """Samples for evaluation: prepared as in training, with the size and the boxes of the original picture.
 
+    Args:
+        db, min_size, max_size, input_mode: as in `Dataset`.
+        raw: leave the picture as bytes, for `FasterRCNN.predict` to prepare on its device.
+
     `dataset[i]` is (img, (H, W), bbox, label, difficult).
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
-    def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision"):
+    def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision", raw=False):
         self.db = _checked(db)
-        self.min_size, self.max_size, self.input_mode = min_size, max_size, input_mode
+        self.min_size, self.max_size, self.input_mode, self.raw = min_size, max_size, input_mode, raw
 
     def __len__(self):
         return len(self.db)
 
     def __getitem__(self, i):
         img, bbox, label, difficult = self.db.get_example(i)
-        return prepare(img, self.min_size, self.max_size, self.input_mode), img.shape[1:], bbox, label, difficult
+        size = img.shape[1:]
+        img = to_bytes(img) if self.raw else prepare(img, self.min_size, self.max_size, self.input_mode)
+        return img, size, bbox, label, difficult
 
 
 class EpochSampler(torch.utils.data.Sampler):
@@ -130,7 +136,7 @@ def collate(samples):
     imgs, *sizes, bboxes, labels, scales = zip(*samples, strict=True)
     raw = bool(sizes)
     if raw:
-        imgs = [torch.from_numpy(img).round().to(torch.uint8) for img in imgs]
+        imgs = [to_bytes(img) for img in imgs]
     others = (
         [torch.from_numpy(bbox) for bbox in bboxes],
         [torch.from_numpy(label).long() for label in labels],
@@ -139,6 +145,11 @@ def collate(samples):
         torch.tensor(indices),
     )
     return RawBatch(imgs, *others) if raw else Batch(pad(imgs), *others)
+
+
+def to_bytes(img):
+    """(3, H, W) array, 0..255 → uint8 tensor: the device gets a quarter of float32's bytes."""
+    return torch.from_numpy(img).round().to(torch.uint8)
 
 
 def pad(imgs):
@@ -193,7 +204,8 @@ def _first(samples):
 def test_loader(dataset, num_workers=0, max_images=None):
     """The samples of a `TestDataset` one by one, in order; the first `max_images` if that is given."""
     n = len(dataset) if max_images is None else min(len(dataset), max_images)
-    return DataLoader(dataset, 1, sampler=range(n), num_workers=num_workers, collate_fn=_first)
+    pin = torch.cuda.is_available()
+    return DataLoader(dataset, 1, sampler=range(n), num_workers=num_workers, collate_fn=_first, pin_memory=pin)
 
 
 test_loader.__test__ = False

@@ -184,7 +184,7 @@ class FasterRCNN(nn.Module):
 
         with evaluating(self):
             for i, img in enumerate(imgs):
-                img = totensor(img, self.device, torch.float32)
+                img = totensor(img).to(self.device, non_blocking=True).float()  # bytes travel as such
                 size = tuple(img.shape[1:]) if sizes is None else tuple(int(side) for side in sizes[i])
                 if sizes is None:
                     img = prepare(img, self.min_size, self.max_size, self.input_mode)
@@ -192,6 +192,8 @@ class FasterRCNN(nn.Module):
                 group.append((i, img, size))
                 if len(group) == batch_size:
                     detect(waiting.pop(tuple(img.shape[1:])))
+                elif sum(map(len, waiting.values())) == 4 * batch_size:  # many sizes: the device can't hold them all
+                    detect(waiting.pop(next(iter(waiting))))
             for group in waiting.values():
                 detect(group)
         return Detections(*([result[k] for result in results] for k in range(3)))

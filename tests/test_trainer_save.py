@@ -98,6 +98,25 @@ def test_with_its_optimizer_a_run_goes_on_as_if_nothing_had_been(tmp_path):
     assert equal(weights(resumed), weights(straight))
 
 
+@pytest.mark.parametrize("use_adam", [False, True])
+@pytest.mark.parametrize("saved_last", [False, True])
+def test_momentum_takes_the_layout_of_its_parameters(tmp_path, saved_last, use_adam):
+    """A fused update walks through memory: momentum in another order than its parameter would be another momentum."""
+    layouts = [torch.contiguous_format, torch.channels_last]
+    straight = make_trainer(lr=0.01, use_adam=use_adam)
+    straight.to(memory_format=layouts[saved_last])
+    for k in range(2):
+        step(straight, k)
+    straight.save(save_optimizer=True, save_path=tmp_path / "x.pth")
+    resumed = make_trainer(seed=9, lr=0.01, use_adam=use_adam)
+    resumed.to(memory_format=layouts[not saved_last])
+    resumed.load(tmp_path / "x.pth")
+    for k in (2, 3):
+        assert step(resumed, k) == pytest.approx(step(straight, k), rel=1e-4)
+    for a, b in zip(straight.faster_rcnn.parameters(), resumed.faster_rcnn.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(("saved", "loaded"), [(False, True), (True, False), (False, False)])
 def test_without_its_optimizer(trained, tmp_path, saved, loaded):
     path = trained.save(save_optimizer=saved, save_path=tmp_path / "x.pth")

@@ -88,7 +88,7 @@ class Config:
         "auto", "training", "precision of the network: bf16, fp16, off (float32); auto takes bf16 where it is fast",
         choices=("auto", "bf16", "fp16", "off"),
     )  # fmt: skip
-    compile: bool = option(False, "training", "let torch.compile fuse the network's layers; a minute at the start")
+    compile: bool = option(False, "training", "let torch.compile fuse the network's layers; minutes at the start")
     # run
     name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints already")

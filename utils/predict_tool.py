@@ -16,14 +16,15 @@ from utils.image_tool import read_image
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
-def evaluate_model(model, loader, max_dets=None, on_progress=None, n_together=1):
+def evaluate_model(model, loader, max_dets=None, on_progress=None, n_together=1, raw=False):
     """Detect in every image of `loader` and score what was found.
 
     Only the boxes are kept: memory grows by the detections and the true boxes, not by the pictures.
 
     Args:
         model: a `FasterRCNN`.
-        loader: yields (img, (H, W), bbox, label, difficult), img prepared, see `data.dataset.TestDataset`.
+        loader: yields (img, (H, W), bbox, label, difficult), see `data.dataset.TestDataset`.
+        raw: img is a picture that `predict` shall prepare; else it is prepared.
         max_dets: boxes an image at most.
         on_progress: called with the number of images that were done since the last call.
         n_together: images given to `predict` at a time: some batches, so that images of one size find each other.
@@ -35,7 +36,8 @@ def evaluate_model(model, loader, max_dets=None, on_progress=None, n_together=1)
     rows = iter(loader)
     while chunk := list(islice(rows, n_together)):
         imgs, sizes, *truth = zip(*chunk, strict=True)
-        for column, values in zip(columns, (*model.predict(imgs, sizes, max_dets=max_dets), *truth), strict=True):
+        detections = model.predict(imgs, None if raw else sizes, max_dets=max_dets)
+        for column, values in zip(columns, (*detections, *truth), strict=True):
             column.extend(values)
         if on_progress:
             on_progress(len(chunk))
@@ -75,10 +77,13 @@ def detection_record(path, size, bbox, label, score, label_names):
     return {"image": str(path), "height": size[0], "width": size[1], "detections": boxes}
 
 
-def predict_files(model, paths, out_dir, max_dets=None):
+def predict_files(model, paths, out_dir, max_dets=None, n_together=1):
     """Detect in picture files; write each with its boxes drawn, and all boxes to `detections.json`.
 
     A picture that can't be read is reported and left out: the others are not lost for it.
+
+    Args:
+        n_together: pictures given to `predict` at a time.
 
     Returns:
         (records, problems): what went into the file, and one line for each picture left out.
@@ -93,16 +98,19 @@ def predict_files(model, paths, out_dir, max_dets=None):
         raise UserError(f"--out={out_dir}: holds the pictures themselves, which would be lost; choose another folder")
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        for path, name in zip(tqdm(paths, desc="predict", unit="img", disable=len(paths) < 2), names, strict=True):
-            try:
-                img = read_image(path)
-            except UserError as error:
-                problems.append(str(error))
-                continue
-            bbox, label, score = (column[0] for column in model.predict([img], max_dets=max_dets))
-            records.append(detection_record(path, img.shape[1:], bbox, label, score, model.label_names))
-            drawn = draw_bboxes(img, bbox, label, score, model.label_names)
-            Image.fromarray(drawn).save(out_dir / name, quality=95)
+        waiting = zip(tqdm(paths, desc="predict", unit="img", disable=len(paths) < 2), names, strict=True)
+        while chunk := list(islice(waiting, n_together)):
+            pictures = []
+            for path, name in chunk:
+                try:
+                    pictures.append((path, name, read_image(path)))
+                except UserError as error:
+                    problems.append(str(error))
+            detections = model.predict([img for _, _, img in pictures], max_dets=max_dets)
+            for (path, name, img), bbox, label, score in zip(pictures, *detections, strict=True):
+                records.append(detection_record(path, img.shape[1:], bbox, label, score, model.label_names))
+                drawn = draw_bboxes(img, bbox, label, score, model.label_names)
+                Image.fromarray(drawn).save(out_dir / name, quality=95)
         document = {"box_format": "x_min, y_min, x_max, y_max in pixels", "images": records}
         (out_dir / "detections.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), "utf-8")
     except OSError as error:

@@ -15,9 +15,11 @@ from data.dataset import (
     inverse_normalize,
     set_epoch,
     test_loader,
+    to_bytes,
     to_device,
     train_loader,
 )
+from model import FasterRCNNTiny
 from utils.config import Config
 
 
@@ -209,6 +211,26 @@ def test_pictures_may_be_prepared_on_the_device(workers, input_mode):
                     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
                 else:
                     assert torch.equal(a, b)
+
+
+def test_bytes_are_the_nearest():
+    assert to_bytes(np.array([[[0.4, 0.6, 254.7, 255.0]]], dtype=np.float32)).tolist() == [[[0, 1, 255, 255]]]
+
+
+def test_pictures_for_evaluation_may_be_prepared_by_the_detector():
+    torch.manual_seed(0)
+    detector = FasterRCNNTiny(2, min_size=60, max_size=100).eval()
+    detector.score_thresh = 0.0
+    ready, raw = (TestDataset(many(3), 60, 100, raw=raw) for raw in (False, True))
+    for (img, size, *truth), (picture, same_size, *same_truth) in zip(
+        test_loader(ready), test_loader(raw), strict=True
+    ):
+        assert picture.dtype == torch.uint8
+        assert size == same_size == picture.shape[1:]
+        assert all(np.array_equal(a, b) for a, b in zip(truth, same_truth, strict=True))
+        for a, b in zip(detector.predict([img], [size]), detector.predict([picture]), strict=True):
+            assert len(a[0]) > 0
+            np.testing.assert_array_equal(a[0], b[0])
 
 
 def test_last_batch_is_the_rest():

@@ -97,6 +97,31 @@ def test_batches_change_nothing_but_the_speed(tiny, batch_size):
         assert_same([column[i : i + 1] for column in together], alone, atol=1e-3)
 
 
+def test_pictures_of_many_sizes_do_not_pile_up(tiny, monkeypatch):
+    """A picture that waits for another of its size is on the device: at most four batches wait."""
+    imgs = pictures([(40 + 3 * k, 60) for k in range(12)])
+    prepared, done, piled = [], [], []
+    detect = type(tiny)._detect
+
+    def noted(self, batch, *others):
+        done.extend(batch)
+        return detect(self, batch, *others)
+
+    def counted(*args):
+        prepared.append(prepare(*args))
+        piled.append(len(prepared) - len(done))
+        return prepared[-1]
+
+    monkeypatch.setattr(type(tiny), "_detect", noted)
+    monkeypatch.setattr("model.faster_rcnn.prepare", counted)
+    together = tiny.predict(imgs, batch_size=2)
+    assert len(done) == 12
+    assert max(piled) == 8
+    monkeypatch.undo()
+    for i, img in enumerate(imgs):
+        assert_same([column[i : i + 1] for column in together], tiny.predict([img]))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_predict_is_pure(tiny, training):
     tiny.train(training)

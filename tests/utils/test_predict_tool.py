@@ -173,6 +173,19 @@ def test_record_is_plain_values():
     }
 
 
+@pytest.mark.parametrize("n_together", [1, 2, 3, 8])
+def test_several_files_at_a_time(tmp_path, n_together):
+    paths = [picture(tmp_path / f"{k}.png", value) for k, value in enumerate((200, 7, 200, 7, 200))]
+    paths[2].write_bytes(b"broken")
+    detector = Detector({200: TWO})
+    records, problems = predict_files(detector, paths, tmp_path / "out", n_together=n_together)
+    assert [(r["image"], len(r["detections"])) for r in records] == [
+        (str(paths[k]), n) for k, n in ((0, 2), (1, 0), (3, 0), (4, 2))
+    ]
+    assert len(problems) == 1
+    assert [n for n, _, _ in detector.calls] == {1: [1, 1, 0, 1, 1], 2: [2, 1, 1], 3: [2, 2], 8: [4]}[n_together]
+
+
 # evaluate_model
 
 

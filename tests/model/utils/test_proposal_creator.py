@@ -92,3 +92,11 @@ def test_a_batch_of_images_has_the_proposals_of_each():
         alone = creator(loc[i][valid[i]], score[i][valid[i]], anchor[valid[i]], sizes[i], scales[i])
         assert torch.equal(roi[i, : n_roi[i]], alone)
         assert roi[i, n_roi[i] :].abs().sum() == 0
+
+
+def test_unused_slots_are_zero_whatever_the_offsets_are():
+    anchor = boxes([[0, 0, 40, 40], [50, 0, 90, 40]])
+    loc = torch.full((1, 2, 4), float("nan"))
+    roi, n_roi = ProposalCreator(n_test_post_nms=3).batch(loc, torch.rand(1, 2), anchor, [(100, 100)], [1.0])
+    assert n_roi.tolist() == [0]
+    assert (roi == 0).all()
