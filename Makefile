@@ -30,7 +30,7 @@ test-slow: $(READY)
 
 # On a GPU: its tests, then both benchmarks; the tables come to docs/benchmarks.md, what a step spends to docs/profile.txt.
 bench: $(READY)
-	$(RUN) -m pytest -m "gpu and not slow" -q
+	$(RUN) -m pytest -m gpu -q
 	$(RUN) misc/bench_ops.py --device=cuda > docs/benchmarks.md
 	echo >> docs/benchmarks.md
 	$(RUN) misc/bench_train.py --device=cuda >> docs/benchmarks.md

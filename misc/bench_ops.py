@@ -18,19 +18,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torchvision
 
+from model.ops import kernel
 from model.ops.nms import batched_nms, nms
 from model.ops.roi_align import roi_align
 from model.ops.roi_pool import roi_pool, torchvision_rois
 from utils.bbox_tools import yx2xy
 from utils.cli_tool import device_argument
 
-SIZES = [  # name, (N, C, H, W), RoIs, stride
-    ("VGG16, 600×800, 128 RoIs", (1, 512, 38, 50), 128, 16),
-    ("VGG16, 600×800, 2000 RoIs", (1, 512, 38, 50), 2000, 16),
-    ("FPN level 2, 800×1088, 512 RoIs", (1, 256, 200, 272), 512, 4),
-    ("MobileNetV2, 2 × 320×427, 128 RoIs", (2, 96, 20, 27), 128, 16),
-    ("Tiny, 4 × 160×192, 256 RoIs", (4, 128, 20, 24), 256, 8),
+# name, (N, C, H, W), RoIs, stride, the RoIs' longest side in pixels: an FPN sends larger ones to other levels
+SIZES = [
+    ("VGG16, 600×800, 128 RoIs", (1, 512, 38, 50), 128, 16, 800),
+    ("VGG16, 600×800, 2000 RoIs", (1, 512, 38, 50), 2000, 16, 800),
+    ("FPN level 2, 800×1088, 128 RoIs", (1, 256, 200, 272), 128, 4, 112),
+    ("FPN level 2, 800×1088, 2000 RoIs", (1, 256, 200, 272), 2000, 4, 112),
+    ("FPN level 4, 800×1088, 2000 RoIs", (1, 256, 50, 68), 2000, 16, 448),
+    ("MobileNetV2, 2 × 320×427, 128 RoIs", (2, 96, 20, 27), 128, 16, 427),
+    ("Tiny, 4 × 160×192, 256 RoIs", (4, 128, 20, 24), 256, 8, 192),
 ]
+MANY = 300_000  # RoIs times channels, above which torchvision takes minutes on a CPU
 
 
 def seconds(functions, device, n=9):
@@ -52,10 +57,10 @@ def seconds(functions, device, n=9):
     return [median(own[2:]) for own in times]
 
 
-def random_boxes(n, height, width, generator):
-    """(n, 4) boxes (y_min, x_min, y_max, x_max) of 16 px to the picture's size."""
+def random_boxes(n, height, width, generator, longest=10_000):
+    """(n, 4) boxes (y_min, x_min, y_max, x_max) with sides of 16 to `longest` px, within the picture."""
     corner = torch.rand(n, 2, generator=generator) * torch.tensor([height - 16.0, width - 16.0])
-    room = torch.tensor([float(height), float(width)]) - corner
+    room = (torch.tensor([float(height), float(width)]) - corner).clamp(max=longest)
     return torch.cat([corner, corner + 16 + torch.rand(n, 2, generator=generator) * (room - 16)], dim=1)
 
 
@@ -65,11 +70,11 @@ def roi_rows(device, generator):
         ("RoI pooling", roi_pool, lambda x, boxes, scale: torchvision.ops.roi_pool(x, boxes, 7, scale)),
         ("RoI align", roi_align, lambda x, boxes, scale: torchvision.ops.roi_align(x, boxes, 7, scale, 2, True)),
     ):
-        for name, shape, n_rois, stride in SIZES:
-            if device.type == "cpu" and n_rois * shape[1] > 300_000:
-                continue  # minutes
+        for name, shape, n_rois, stride, longest in SIZES:
+            if device.type == "cpu" and n_rois * shape[1] > MANY:
+                continue
             x = torch.randn(shape, generator=generator).to(device, memory_format=torch.channels_last).requires_grad_()
-            rois = random_boxes(n_rois, shape[2] * stride, shape[3] * stride, generator).to(device)
+            rois = random_boxes(n_rois, shape[2] * stride, shape[3] * stride, generator, longest).to(device)
             index = torch.arange(n_rois, device=device) % shape[0]
             boxes, scale = torchvision_rois(rois, index, x.dtype), 1 / stride
             grad = torch.randn(n_rois, shape[1], 7, 7, generator=generator).to(device)
@@ -124,6 +129,10 @@ def main():
     where = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
     bandwidth = copy_bandwidth(device) if on_gpu else None
     print(f"torch {torch.__version__}, {device} ({where})" + (f", copies {bandwidth / 1e9:.0f} GB/s" if on_gpu else ""))
+    if on_gpu and not kernel.works(torch.cuda.current_device()):
+        parser.error("CuPy does not work here: torchvision's operators would be compared with themselves")
+    if not on_gpu:
+        print("left out, as they take minutes on a CPU:", "; ".join(s[0] for s in SIZES if s[2] * s[1][1] > MANY))
     print("\n| operation | ours, ms | torchvision, ms | ratio |" + (" of the copy bandwidth |" if on_gpu else ""))
     print("|---|---|---|---|" + ("---|" if on_gpu else ""))
     for rows in (roi_rows, nms_rows):

@@ -5,10 +5,12 @@
 
 The bare network is the floor: extractor, RPN convolutions and head on as many RoIs, forward, backward and optimizer, in
 the same precision and layout, without proposals, targets, RoI features or losses. torchvision's has the same VGG16,
-anchors, numbers of proposals and RoIs, in float32, as its users run it. The systems take turns, so that a machine whose
-speed drifts is unfair to none. Prints Markdown: seconds and images per second of each, two ratios, the share of the
-measured rate of matrix products in our precision that our step makes of the network's arithmetic, and on a GPU the peak
-memory of each system, which then has the card to itself. --profile prints in place of it what takes the time of a step.
+anchors, numbers of proposals and RoIs, in float32, as its users run it; and once more in our precision, if that is
+another. The systems take turns, so that a machine whose speed drifts is unfair to none.
+
+Prints Markdown: seconds and images per second of each, their ratios, what our step makes of the measured rate of matrix
+products in our precision (counting the bare network's arithmetic), and the peak memory of each system by itself: of a
+GPU what torch takes, else by how much the process grows. --profile prints instead what takes the time of a step.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from misc.bench_ops import seconds
 from model import FasterRCNNVGG16
 from trainer import FasterRCNNTrainer
 from utils.bbox_tools import yx2xy
-from utils.cli_tool import device_argument
+from utils.cli_tool import device_argument, return_free_memory
 from utils.errors import UserError
 from utils.precision_tool import amp_dtype, autocast
 
@@ -66,9 +68,10 @@ class BareNetwork:
         self.device, self.amp = device, amp
         self.model = FasterRCNNVGG16(N_CLASS).to(device, memory_format=torch.channels_last)
         self.optimizer = self.model.get_optimizer()
+        self.pooled = torch.rand(8 * N_TEST_ROI, 512 * 7 * 7, device=device)
 
     def network(self, imgs, n_roi):
-        pooled = torch.zeros(n_roi * len(imgs), 512 * 7 * 7, device=self.device, requires_grad=torch.is_grad_enabled())
+        pooled = self.pooled[: n_roi * len(imgs)].requires_grad_(torch.is_grad_enabled())
         with autocast(self.device, self.amp):
             rpn, head = self.model.rpn, self.model.head
             h = torch.relu(rpn.conv1(self.model.extractor(imgs)))
@@ -84,8 +87,8 @@ class BareNetwork:
     @torch.no_grad()
     def predict(self, imgs):
         self.model.eval()
-        for img in imgs.split(1):
-            self.network(img, N_TEST_ROI)
+        for part in imgs.split(8 if self.device.type == "cuda" else 1):  # as `FasterRCNN.predict` does
+            self.network(part, N_TEST_ROI)
 
 
 class Torchvision:
@@ -127,6 +130,24 @@ class Torchvision:
     def predict(self, imgs):
         self.model.eval()
         self.model(list(imgs))
+
+
+class MixedTorchvision(Torchvision):
+    """The same in the precision of ours."""
+
+    name = "torchvision, mixed"
+
+    def __init__(self, device, amp, size):
+        super().__init__(device, amp, size)
+        self.device, self.amp = device, amp
+
+    def train(self, *data):
+        with autocast(self.device, self.amp):
+            super().train(*data)
+
+    def predict(self, imgs):
+        with autocast(self.device, self.amp):
+            super().predict(imgs)
 
 
 class Predictor(torch.nn.Module):
@@ -178,20 +199,38 @@ def call(system, what, data):
         system.predict(data[0])
 
 
+def memory(device, peak=False):
+    """Bytes in use now, or at the most since `reset_peak`: of the GPU by torch, else of the process."""
+    if device.type == "cuda":
+        return (torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated)(device)
+    name = "VmHWM" if peak else "VmRSS"
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def reset_peak(device):
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory(kind, device, amp, batch_sizes, size):
-    """{(what, batch): GiB} of a system alone on the GPU: parameters, optimizer, activations and batch."""
-    before = torch.cuda.memory_allocated(device)
+    """{(what, batch): GiB} of a system alone: parameters, optimizer, activations and batch."""
+    return_free_memory()
+    before = memory(device)
     system, peaks = kind(device, amp, size), {}
     for what in WHAT[::-1]:  # prediction first: training leaves gradients and momentum behind
         for n in batch_sizes:
             data = batch(n, size, device)
-            torch.cuda.reset_peak_memory_stats(device)
-            for _ in range(2):
+            reset_peak(device)
+            for _ in range(2 if what == "train" else 1):  # the first step has no momentum yet
                 call(system, what, data)
-            peaks[what, n] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
+            peaks[what, n] = (memory(device, peak=True) - before) / 2**30
     del system, data
     gc.collect()
-    torch.cuda.empty_cache()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return peaks
 
 
@@ -253,15 +292,17 @@ def main():
     torch.manual_seed(0)
     if args.profile:
         return profile(Ours(device, amp, size), batch(batch_sizes[0], size, device), device)
-    peaks = [peak_memory(kind, device, amp, batch_sizes, size) for kind in SYSTEMS] if on_gpu else []
-    systems = [kind(device, amp, size) for kind in SYSTEMS]
+    kinds = SYSTEMS + ((MixedTorchvision,) if amp else ())
+    measured = on_gpu or Path("/proc/self/clear_refs").exists()
+    peaks = [peak_memory(kind, device, amp, batch_sizes, size) for kind in kinds] if measured else []
+    systems = [kind(device, amp, size) for kind in kinds]
     rate = matrix_rate(device, amp or torch.float32)
     where = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {device} ({where}), {amp or 'float32'}; VGG16, {size[0]}×{size[1]};", end=" ")
     print(f"matrix products: {rate / 1e12:.2f} TFLOP/s\n")
     columns = ["what", "batch", *(column for s in systems for column in (f"{s.name}, s", "img/s"))]
-    columns += ["ours / bare", "torchvision / ours", "of the matrix rate"]
-    columns += [f"{s.name}, GiB" for s in systems] if on_gpu else []
+    columns += ["ours / bare", *(f"{s.name} / ours" for s in systems[2:]), "of the matrix rate"]
+    columns += [f"{s.name}, GiB" for s in systems] if measured else []
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for n in batch_sizes:
         data = batch(n, size, device)
@@ -269,7 +310,7 @@ def main():
             times = take_turns(systems, what, data, args.rounds[0], device)
             share = operations(systems[1], what, data) / times[0] / rate
             cells = [what, n, *(cell for t in times for cell in (f"{t:.3f}", f"{n / t:.2f}"))]
-            cells += [f"{times[0] / times[1]:.2f}", f"{times[2] / times[0]:.2f}", f"{share:.0%}"]
+            cells += [f"{times[0] / times[1]:.2f}", *(f"{t / times[0]:.2f}" for t in times[2:]), f"{share:.0%}"]
             cells += [f"{peak[what, n]:.2f}" for peak in peaks]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 

@@ -6,9 +6,8 @@
 Both take the batches of one loader (the same pictures in one order, mirrored alike), the same SGD and schedule, the
 same anchors, 256 anchors and 64 RoIs an image, and are scored by one evaluator (VOC07 11-point mAP). What differs is
 what each system does by itself: its losses and targets, its RoI features, its thresholds. `ours-bf16` is ours with
---amp=bf16. Prints a line an epoch and a
-table at the end, and appends each epoch's line to --out as JSON, so that an interrupted comparison keeps what it had;
---table prints the table of such files, written by processes side by side.
+--amp=bf16. Prints a line an epoch and a table at the end, and appends each epoch's line to --out as JSON, so that an
+interrupted comparison keeps what it had; --table prints the table of such files, written by processes side by side.
 """
 
 import argparse
