@@ -302,7 +302,8 @@ def dashboard():
 def learning_rate(epoch, step):
     """Of the step after `step` steps, in epoch `epoch` (from 0): `lr`, reached over `warmup`, less at milestones."""
     n_passed = sum(epoch >= milestone for milestone in opt.lr_milestones)
-    return opt.lr * opt.lr_decay**n_passed * min(1.0, (step + 1) / max(opt.warmup, 1))
+    lr = opt.lr * opt.batch_size if opt.scale_lr else opt.lr
+    return lr * opt.lr_decay**n_passed * min(1.0, (step + 1) / max(opt.warmup, 1))
 
 
 def enter_debugger(trainer, batch):

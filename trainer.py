@@ -55,8 +55,21 @@ class FasterRCNNTrainer(nn.Module):
         self.faster_rcnn = faster_rcnn
         self.config = config
         self.vis = vis or Visualizer(enabled=False)
-        self.anchor_target_creator = AnchorTargetCreator(allowed_border=faster_rcnn.allowed_border)
-        self.proposal_target_creator = ProposalTargetCreator(n_sample=faster_rcnn.n_sample)
+        self.anchor_target_creator = AnchorTargetCreator(
+            n_sample=config.rpn_n_sample,
+            pos_iou_thresh=config.rpn_pos_iou,
+            neg_iou_thresh=config.rpn_neg_iou,
+            pos_ratio=config.rpn_pos_ratio,
+            allowed_border=faster_rcnn.allowed_border,
+            clobber_positives=config.rpn_clobber_positives,
+        )
+        self.proposal_target_creator = ProposalTargetCreator(
+            n_sample=faster_rcnn.n_sample,
+            pos_ratio=config.roi_pos_ratio,
+            pos_iou_thresh=config.roi_pos_iou,
+            neg_iou_thresh_hi=config.roi_neg_iou_hi,
+            neg_iou_thresh_lo=config.roi_neg_iou_lo,
+        )
         self.optimizer = faster_rcnn.get_optimizer(config.lr, config.weight_decay, config.use_adam)
         self.amp = amp
         self.scaler = torch.amp.GradScaler(faster_rcnn.device.type, enabled=amp == torch.float16)
@@ -102,7 +115,9 @@ class FasterRCNNTrainer(nn.Module):
                 crop_cells(t, map_size, own_size) for t in (anchor, rpn_locs[i], rpn_scores[i])
             )
             gt_rpn_loc, gt_rpn_label = self.anchor_target_creator(bboxes[i], own_anchor, sizes[i], generators[i])
-            rpn_losses.append(detection_losses(rpn_loc, rpn_score, gt_rpn_loc, gt_rpn_label, self.config.rpn_sigma))
+            rpn_outputs = rpn_loc, rpn_score, gt_rpn_loc, gt_rpn_label
+            weight = self.config.rpn_positive_weight
+            rpn_losses.append(detection_losses(*rpn_outputs, self.config.rpn_sigma, weight))
             self._count(self._rpn_counts, rpn_score, gt_rpn_label)
             sample = bboxes[i], labels[i], *model.loc_normalization, generators[i]
             samples.append(self.proposal_target_creator(rois[i], *sample, n_roi=n_rois[i]))
@@ -130,6 +145,9 @@ class FasterRCNNTrainer(nn.Module):
         self.optimizer.zero_grad()
         losses = self(imgs, bboxes, labels, scale, sizes, indices)
         self.scaler.scale(losses.total_loss).backward()  # float16's range is narrow; else the scaler does nothing
+        if self.config.grad_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.faster_rcnn.parameters(), self.config.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.update_meters(losses)
@@ -272,7 +290,7 @@ class FasterRCNNTrainer(nn.Module):
             warnings.warn(f"{path}: its optimizer is of another kind; the optimizer starts afresh", stacklevel=3)
 
 
-def detection_losses(loc, score, gt_loc, gt_label, sigma):
+def detection_losses(loc, score, gt_loc, gt_label, sigma, positive_weight=None):
     """The two losses of one head on one image (Ren et al. 2015, equation 1; Girshick 2015, equations 1 to 3).
 
     Args:
@@ -280,13 +298,19 @@ def detection_losses(loc, score, gt_loc, gt_label, sigma):
         score: (S, C) logits.
         gt_label: (S,) class, 0 background, −1 takes no part.
         sigma: the smooth L1 loss is quadratic below 1/σ².
+        positive_weight: py-faster-rcnn's RPN_POSITIVE_WEIGHT p: the positives' boxes together weigh p, whatever their
+            number.
 
     Returns:
-        loc_loss: smooth L1 summed over the positives / (positives + negatives); cls_loss: mean cross-entropy.
-        Both 0 where nothing takes part.
+        loc_loss: smooth L1 summed over the positives / (positives + negatives), or · p / positives; cls_loss: mean
+        cross-entropy. Both 0 where nothing takes part.
     """
     n_used = (gt_label >= 0).sum().clamp(min=1)
     per_sample = F.smooth_l1_loss(loc, gt_loc, beta=1 / sigma**2, reduction="none").sum(dim=1)
-    loc_loss = (per_sample * (gt_label > 0)).sum() / n_used
+    loc_loss = (per_sample * (gt_label > 0)).sum()
+    if positive_weight is None:
+        loc_loss = loc_loss / n_used
+    else:
+        loc_loss = loc_loss * positive_weight / (gt_label > 0).sum().clamp(min=1)
     cls_loss = F.cross_entropy(score, gt_label, ignore_index=-1, reduction="sum") / n_used
     return loc_loss, cls_loss

@@ -73,13 +73,27 @@ class Config:
     lr_decay: float = option(0.1, "schedule", "factor of the learning rate at each milestone", low=0, high=1)
     lr_milestones: tuple[int, ...] = option((10,), "schedule", "epochs after which the learning rate falls", low=0)
     reload_best: bool = option(True, "schedule", "go on from the best checkpoint at each milestone")
+    scale_lr: bool = option(False, "schedule", "multiply --lr by the images a step (Goyal et al. 2017, §2.1)")
     warmup: int = option(0, "schedule", "steps over which the learning rate rises to its value", low=0)
     weight_decay: float = option(0.0005, "schedule", "of all parameters but biases and norms", low=0, high=1)
     use_adam: bool = option(False, "schedule", "AdamW in place of SGD with momentum 0.9")
     # training
     rpn_sigma: float = option(3.0, "training", "σ of the RPN's smooth L1 loss", low=1e-3, high=1e3)
     roi_sigma: float = option(1.0, "training", "σ of the head's smooth L1 loss", low=1e-3, high=1e3)
+    rpn_n_sample: int = option(256, "training", "anchors an image in the loss", low=1)
+    rpn_pos_ratio: float = option(0.5, "training", "positives among them at most", low=0, high=1)
+    rpn_pos_iou: float = option(0.7, "training", "IoU with a box from which an anchor is positive", low=0, high=1)
+    rpn_neg_iou: float = option(0.3, "training", "IoU below which it is negative", low=0, high=1)
+    rpn_clobber_positives: bool = option(False, "training", "a box's best anchor is negative if below --rpn-neg-iou")
+    rpn_positive_weight: float | None = option(
+        None, "training", "weight of all positives' boxes in the RPN's loss; default: 1 / samples for each", low=0
+    )
     roi_n_sample: int | None = option(None, "training", "RoIs an image in the loss; default: the model's", low=1)
+    roi_pos_ratio: float = option(0.25, "training", "positives among them at most", low=0, high=1)
+    roi_pos_iou: float = option(0.5, "training", "IoU with a box from which a RoI is positive", low=0, high=1)
+    roi_neg_iou_hi: float = option(0.5, "training", "IoU below which it is background", low=0, high=1)
+    roi_neg_iou_lo: float = option(0.0, "training", "IoU from which it is background (jwyang's: 0.1)", low=0, high=1)
+    grad_clip: float | None = option(None, "training", "largest norm of all gradients together", low=1e-6)
     load_path: str | None = option(None, "training", "checkpoint: to start from in train, to use in eval and predict")
     finetune: str | None = option(None, "training", "checkpoint for other classes: all but the class layers is taken")
     seed: int = option(0, "training", "of order, augmentation, samples and initial weights", low=0, high=2**32 - 1)
@@ -154,6 +168,9 @@ class Config:
             if caffe and values.get(name) not in (None, "vgg16"):
                 raise UserError(f"{flag(name)} and --caffe-pretrain both say where the weights come from; give one")
         after = {f.name: getattr(self, f.name) for f in fields(self)} | values
+        for low, high in (("rpn_neg_iou", "rpn_pos_iou"), ("roi_neg_iou_lo", "roi_neg_iou_hi")):
+            if after[low] > after[high]:
+                raise UserError(f"{flag(low)}={after[low]} is more than {flag(high)}={after[high]}; make it less")
         from_file = after["load_path"] or after["finetune"]  # its sizes are known when it is read
         if after["min_size"] > after["max_size"] and not (from_file and {"min_size", "max_size"} - values.keys()):
             raise UserError(

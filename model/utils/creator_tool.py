@@ -131,14 +131,25 @@ class AnchorTargetCreator:
 
     Args:
         allowed_border: pixels by which an anchor may reach over the image's edge and still take part.
+        clobber_positives: an anchor that is both, a box's best but below `neg_iou_thresh`, is negative (an option of
+            py-faster-rcnn).
     """
 
-    def __init__(self, n_sample=256, pos_iou_thresh=0.7, neg_iou_thresh=0.3, pos_ratio=0.5, allowed_border=0):
+    def __init__(
+        self,
+        n_sample=256,
+        pos_iou_thresh=0.7,
+        neg_iou_thresh=0.3,
+        pos_ratio=0.5,
+        allowed_border=0,
+        clobber_positives=False,
+    ):
         self.n_sample = n_sample
         self.pos_iou_thresh = pos_iou_thresh
         self.neg_iou_thresh = neg_iou_thresh
         self.pos_ratio = pos_ratio
         self.allowed_border = allowed_border
+        self.clobber_positives = clobber_positives
 
     @torch.no_grad()
     def __call__(self, bbox, anchor, img_size, generator=None):
@@ -177,7 +188,11 @@ class AnchorTargetCreator:
         best_of_box = iou.max(dim=0).values  # (R,)
         best = ((iou == best_of_box) & (best_of_box > 0)).any(dim=1)
         positive = inside & (best | (max_iou >= self.pos_iou_thresh))
-        negative = inside & ~positive & (max_iou < self.neg_iou_thresh)
+        negative = inside & (max_iou < self.neg_iou_thresh)
+        if self.clobber_positives:
+            positive = positive & ~negative
+        else:
+            negative = negative & ~positive
         return positive, negative, argmax
 
 

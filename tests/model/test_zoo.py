@@ -23,6 +23,7 @@ UNUSUAL = {
     "rpn_min_size": 3.0,
     "roi_n_sample": 33,
     "use_drop": True,
+    "class_agnostic": True,
     "freeze_at": 3,
     "min_size": 77,
     "max_size": 99,

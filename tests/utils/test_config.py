@@ -221,7 +221,7 @@ def test_unknown_name(name, near):
         ("max_dets", "0"),
         ("model", "vgg"),
         ("data", "coco"),
-        ("roi", "crop"),
+        ("roi", "warp"),
         ("input_mode", "bgr"),
     ],
 )

@@ -174,6 +174,14 @@ def test_a_best_below_the_negative_threshold_is_positive():
     assert label.tolist() == [1, 0]
 
 
+def test_clobbering_makes_such_a_best_negative():
+    """py-faster-rcnn assigns the negatives last then; a best at or above the threshold stays positive."""
+    creator = AnchorTargetCreator(clobber_positives=True)
+    gt = boxes([[0, 0, 10, 10], [10, 10, 20, 20]])
+    _, label = creator(gt, boxes([[0, 0, 1, 10], [0, 0, 1, 5], [10, 10, 20, 13]]), (20, 20), seeded())
+    assert label.tolist() == [0, 0, 1]  # IoU .1, .05; .3 is not below .3
+
+
 def test_a_box_that_touches_no_anchor_makes_no_positives():
     gt = boxes([[0, 0, 10, 10], [15, 15, 19, 19], [3, 3, 3, 3]])  # the last has no area
     loc, label = AnchorTargetCreator()(gt, boxes([[0, 0, 8, 10], [0, 10, 9, 20], [10, 0, 20, 10]]), (20, 20), seeded())
