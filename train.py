@@ -34,13 +34,14 @@ except RuntimeError as reason:  # its operators are not compiled for this build 
 
 from data.dataset import Dataset, TestDataset, inverse_normalize, set_epoch, test_loader, to_device, train_loader
 from data.voc_dataset import VOCBboxDataset, find_label_names, report_problems
-from model.zoo import ARCHITECTURE, architecture, build_model, model_from_checkpoint, names_to_go_on
+from model.zoo import ARCHITECTURE, MODELS, architecture, build_model, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import read_checkpoint
 from utils.cli_tool import choose_device, make_run_dir, return_free_memory, run_command, say
 from utils.config import opt
 from utils.errors import UserError
 from utils.label_names import parse_label_names
+from utils.models_tool import describe, models_table
 from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import evaluate_model, find_images, predict_files
 from utils.vis_tool import Visualizer, visdom_bbox
@@ -164,7 +165,17 @@ def predict(*args, **kwargs):
     say(f"{n_boxes} objects in {len(records)} pictures; drawn pictures and detections.json are in {out_dir}")
 
 
-COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict}
+@SetParseFn(str)
+def models(*args, **kwargs):
+    """List the models with their parameters, stride, arithmetic and time on this machine (--model: only that one)."""
+    read_options(args, kwargs)
+    device, names = choose_device(opt.device), [opt.model] if "model" in opt.given else list(MODELS)
+    with autocast(device, amp_dtype(opt.amp, device)):
+        rows = [describe(name, MODELS[name], (600, 800), device) for name in tqdm(names, unit="model", leave=False)]
+    say(models_table(rows, (600, 800)))
+
+
+COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "models": models}
 
 
 # What the commands are made of, in the order of use.

@@ -207,6 +207,13 @@ def test_debug_file_opens_ipdb(home, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_models_lists_what_there_is_to_choose(tmp_path):
+    done = run(tmp_path, "models", "--model=tiny", "--device=cpu")
+    header, row = done.stdout.splitlines()
+    assert header.split()[:5] == ["model", "parameters", "stride", "GFLOPs", "ms"]
+    assert row.split()[:4] == ["tiny", "2.4", "M", "8"]
+
+
 @pytest.fixture
 def command(home, monkeypatch, capsys):
     """Run a command in this process, with fresh options; its exit code and what it wrote to stderr."""
