@@ -10,6 +10,7 @@ import torchvision  # noqa: F401  # registers the operators that are taken where
 
 FOLDER = Path(__file__).parent / "cuda"
 SCALARS = {torch.float32: "SCALAR_FLOAT32", torch.float16: "SCALAR_FLOAT16", torch.bfloat16: "SCALAR_BFLOAT16"}
+MAX_GRID = 65535  # blocks in y and in z, on every GPU
 # Numbers that a launch and the kernels must agree on: macros there.
 CHANNELS = 32  # of a block in a forward pass of a RoI operator
 THREADS = 256  # of a block
@@ -121,6 +122,8 @@ def launch(name, kernel, grid, n_thread, values, device, dtype=torch.float32):
     """
     if 0 in grid:
         return
+    if max(grid[1:]) > MAX_GRID:
+        raise ValueError(f"{kernel}: {grid} blocks, but a GPU takes at most {MAX_GRID} in y and z; give fewer images")
     import cupy
 
     function = _function(name, kernel, dtype, device.index)

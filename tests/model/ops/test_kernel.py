@@ -93,6 +93,12 @@ def test_nothing_to_do_launches_nothing(cupy):
     assert cupy.launched == []
 
 
+def test_a_grid_that_no_gpu_takes(cupy):
+    kernel.launch("nms", "nms_keep", (2**20, 65535, 1), 256, (), GPU)
+    with pytest.raises(ValueError, match="at most 65535 in y and z"):
+        kernel.launch("nms", "nms_keep", (1, 1, 65536), 256, (), GPU)
+
+
 def test_an_absent_cupy_is_one_warning(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # what `import` then finds is an ImportError
     with pytest.warns(UserWarning, match="CuPy does not work here .*torchvision's operators are used") as seen:
