@@ -1,5 +1,6 @@
 """The detectors by name, and how one is made from options or from a checkpoint."""
 
+import difflib
 import math
 
 from torch import nn
@@ -64,7 +65,9 @@ def build_model(name, n_fg_class, label_names=None, **options):
         options: keys of ARCHITECTURE; None means the model's own default.
     """
     if name not in MODELS:
-        raise UserError(f"--model={name}: unknown; choose one of {', '.join(MODELS)}")
+        near = difflib.get_close_matches(name, MODELS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(MODELS)}"
+        raise UserError(f"--model={name}: unknown; {hint}")
     keywords = {ARCHITECTURE[key]: value for key, value in options.items() if value is not None}
     try:
         return MODELS[name](n_fg_class, label_names=label_names, **keywords)

@@ -34,12 +34,7 @@ class Config:
     num_workers: int = option(8, "data", "processes that load training images, at most one a core", low=0, high=256)
     test_num_workers: int = option(8, "data", "the same for evaluation", low=0, high=256)
     # model
-    model: str = option(
-        "vgg16", "model", "network", choices=(
-            "vgg16", "vgg_cnn_m_1024", "alexnet", "resnet18_c4", "resnet34_c4", "resnet50_c4", "resnet101_c4",
-            "resnet152_c4", "mobilenet_v2", "tiny",
-        ),
-    )  # fmt: skip
+    model: str = option("vgg16", "model", "network; python train.py models lists them")
     pretrained_model: str = option("vgg16", "model", "ImageNet weights to start from: the model's own name, or none")
     pretrained_path: str | None = option(None, "model", "file of ImageNet weights; default: torchvision's download")
     caffe_pretrain: bool = option(False, "model", "start VGG16 from caffe's weights, with caffe's input")

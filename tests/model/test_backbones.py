@@ -1,5 +1,10 @@
 """The families of detectors: ImageNet weights in torchvision's names, what is frozen, and that each one learns."""
 
+import importlib
+import re
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
@@ -10,6 +15,8 @@ from trainer import FasterRCNNTrainer
 from utils.config import Config
 from utils.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = ROOT.parent / "shared/data/weights/squeezenet1_1_features_imagenet.pth"
 NAMES = ("a", "b", "c")
 BIG = ("vgg16", "resnet101_c4", "resnet152_c4")  # hundreds of megabytes each
 SMALL = [name for name in MODELS if name not in BIG]
@@ -115,3 +122,38 @@ def test_a_backbone_learns_saves_loads_and_predicts(name, roi, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_each_backbone_with_each_roi_feature(name, roi, tmp_path):
     learns_saves_loads_and_predicts(name, roi, tmp_path)
+
+
+# The README's own backbone
+
+
+@pytest.fixture
+def squeezenet(tmp_path, monkeypatch):
+    """The class in README's text, under a name in MODELS."""
+    text = re.search(
+        r"```python\n(\"\"\"Faster R-CNN on SqueezeNet.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )[1]
+    assert len(text.splitlines()) <= 60
+    (tmp_path / "faster_rcnn_squeezenet.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    family = importlib.import_module("faster_rcnn_squeezenet").FasterRCNNSqueezeNet
+    monkeypatch.setitem(MODELS, "squeezenet", family)
+    yield family
+    del sys.modules["faster_rcnn_squeezenet"]
+
+
+def test_a_backbone_in_one_file(squeezenet, tmp_path):
+    learns_saves_loads_and_predicts("squeezenet", "align", tmp_path)
+    with torch.device("meta"):
+        model = squeezenet().eval()
+        for size in ((63, 200), (241, 320), (600, 801)):
+            assert tuple(model.extractor(torch.empty(1, 3, *size)).shape[1:]) == (512, *model.cells.map_size(size))
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason=f"no real weights at {WEIGHTS}")
+def test_its_imagenet_weights_are_read(squeezenet, tmp_path):
+    stored = torch.load(WEIGHTS, weights_only=True)  # of `features` alone, without that name
+    torch.save({f"features.{name}": value for name, value in stored.items()}, tmp_path / "imagenet.pth")
+    model = squeezenet(3)
+    model.load_pretrained(tmp_path / "imagenet.pth")
+    assert all(torch.equal(stored[name], value) for name, value in model.extractor.state_dict().items())

@@ -219,7 +219,6 @@ def test_unknown_name(name, near):
         ("lr_milestones", "3,-1"),
         ("rpn_sigma", "0"),
         ("max_dets", "0"),
-        ("model", "vgg"),
         ("data", "coco"),
         ("roi", "warp"),
         ("input_mode", "bgr"),
@@ -245,8 +244,8 @@ def test_ends_of_the_range_belong_to_it(name, value):
 
 
 def test_near_choice_is_suggested():
-    with pytest.raises(UserError, match="did you mean mobilenet_v2"):
-        Config().parse({"model": "mobilenetv2"})
+    with pytest.raises(UserError, match=r"--input-mode=torchvison: .*did you mean torchvision\?"):
+        Config().parse({"input_mode": "torchvison"})
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": "0"}, {"nonsense": "1"}, {"port": "x"}, {"use_chainer": "True"}])
