@@ -130,8 +130,8 @@ class FasterRCNNTrainer(nn.Module):
         roi_cls_locs, roi_scores = roi_cls_locs.float(), roi_scores.float()
         self._count(self._roi_counts, roi_scores, gt_roi_labels)
         # Of the boxes that the head gives a RoI, one a class or a single one, the true class's is trained.
-        roi_locs = roi_cls_locs.view(len(sample_rois), -1, 4)  # (S, L + 1, 4) or (S, 1, 4)
-        box_of = gt_roi_labels.clamp(min=0, max=roi_locs.shape[1] - 1)
+        roi_locs = roi_cls_locs.view(len(sample_rois), model.head.n_box, 4)  # (S, L + 1, 4) or (S, 1, 4)
+        box_of = gt_roi_labels.clamp(min=0, max=model.head.n_box - 1)
         roi_locs = roi_locs[torch.arange(len(sample_rois), device=imgs.device), box_of]
         parts = (t.split(counts) for t in (roi_locs, roi_scores, gt_roi_locs, gt_roi_labels))
         roi_losses = [detection_losses(*part, self.config.roi_sigma) for part in zip(*parts, strict=True)]

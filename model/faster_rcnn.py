@@ -212,7 +212,7 @@ class FasterRCNN(nn.Module):
     def _decode(self, roi_cls_loc, roi_score, roi, prepared_size, size):
         """Boxes (R, L, 4) in pixels of the original picture and class probabilities (R, L), without background."""
         mean, std = self.loc_normalization
-        loc = roi_cls_loc.view(len(roi), -1, 4) * std + mean  # (R, L + 1, 4), class-agnostic (R, 1, 4)
+        loc = roi_cls_loc.view(len(roi), self.head.n_box, 4) * std + mean  # (R, L + 1, 4), class-agnostic (R, 1, 4)
         bbox = loc2bbox(roi[:, None], loc)
         bbox = bbox.expand(-1, self.n_class - 1, -1) if self.head.class_agnostic else bbox[:, 1:]  # (R, L, 4)
         bbox = clip_bbox(resize_bbox(bbox.reshape(-1, 4), prepared_size, size), size).view_as(bbox)

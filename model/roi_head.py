@@ -65,7 +65,8 @@ class RoIHead(nn.Module):
         self.shift = cells.stride / 2 - cells.center
         self.classifier = classifier
         self.class_agnostic = class_agnostic
-        self.cls_loc = nn.Linear(width, 4 if class_agnostic else n_class * 4)
+        self.n_box = 1 if class_agnostic else n_class  # boxes that a RoI is given
+        self.cls_loc = nn.Linear(width, self.n_box * 4)
         self.score = nn.Linear(width, n_class)
         nn.init.normal_(self.cls_loc.weight, 0, 0.001)
         nn.init.normal_(self.score.weight, 0, 0.01)

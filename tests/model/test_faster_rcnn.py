@@ -31,7 +31,7 @@ def lively(model, seed=0):
 
 @pytest.fixture(scope="module")
 def tiny():
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     return lively(FasterRCNNTiny(3, min_size=64, max_size=120, label_names=("a", "b", "c"))).eval()
 
 
