@@ -105,7 +105,6 @@ class FasterRCNNTrainer(nn.Module):
         with autocast(imgs.device, self.amp):
             features = model.extract(imgs, sizes)
             rpn_locs, rpn_scores, rois, n_rois, anchor = model.rpn(features, sizes, scale)
-        rpn_locs, rpn_scores = rpn_locs.float(), rpn_scores.float()
         map_size = tuple(features.shape[2:])
 
         rpn_losses, samples = [], []
@@ -127,7 +126,6 @@ class FasterRCNNTrainer(nn.Module):
         sample_rois, gt_roi_locs, gt_roi_labels = (torch.cat(column) for column in zip(*samples, strict=True))
         with autocast(imgs.device, self.amp):
             roi_cls_locs, roi_scores = model.head(features, sample_rois, sample_indices)
-        roi_cls_locs, roi_scores = roi_cls_locs.float(), roi_scores.float()
         self._count(self._roi_counts, roi_scores, gt_roi_labels)
         # Of the boxes that the head gives a RoI, one a class or a single one, the true class's is trained.
         roi_locs = roi_cls_locs.view(len(sample_rois), model.head.n_box, 4)  # (S, L + 1, 4) or (S, 1, 4)

@@ -15,12 +15,14 @@ GPU what torch takes, else by how much the process grows. --profile prints inste
 
 import argparse
 import gc
+import os
 import sys
 import time
 from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

@@ -204,7 +204,7 @@ class FasterRCNN(nn.Module):
         prepared_size = tuple(imgs.shape[2:])
         roi_cls_locs, roi_scores, rois, roi_indices = self(imgs, [prepared_size[0] / size[0] for size in originals])
         n_rois = torch.bincount(roi_indices, minlength=len(imgs)).tolist()
-        columns = (column.split(n_rois) for column in (roi_cls_locs.float(), roi_scores.float(), rois))
+        columns = (column.split(n_rois) for column in (roi_cls_locs, roi_scores, rois))
         for size, roi_cls_loc, roi_score, roi in zip(originals, *columns, strict=True):
             bbox, prob = self._decode(roi_cls_loc, roi_score, roi, prepared_size, size)
             yield self._suppress(bbox, prob, nms_thresh, score_thresh, max_dets)

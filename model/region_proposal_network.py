@@ -9,6 +9,7 @@ from torch import nn
 
 from model.utils.anchor_tool import VGG_CELLS, enumerate_shifted_anchor, generate_anchor_base
 from model.utils.creator_tool import ProposalCreator
+from utils.precision_tool import in_full_precision
 
 
 class RegionProposalNetwork(nn.Module):
@@ -65,9 +66,10 @@ class RegionProposalNetwork(nn.Module):
         n, map_size = len(x), x.shape[2:]
         anchor = enumerate_shifted_anchor(self.anchor_base, self.cells.stride, *map_size)
         h = F.relu(self.conv1(x))
-        rpn_locs = self.loc(h).permute(0, 2, 3, 1).reshape(n, -1, 4)  # (N, K·A, 4)
-        rpn_scores = self.score(h).permute(0, 2, 3, 1).reshape(n, -1, 2)  # (N, K·A, 2)
-        foreground = rpn_scores.detach().float().softmax(dim=2)[..., 1]  # (N, K·A)
+        loc, score = in_full_precision(h, self.loc, self.score)
+        rpn_locs = loc.permute(0, 2, 3, 1).reshape(n, -1, 4)  # (N, K·A, 4)
+        rpn_scores = score.permute(0, 2, 3, 1).reshape(n, -1, 2)  # (N, K·A, 2)
+        foreground = rpn_scores.detach().softmax(dim=2)[..., 1]  # (N, K·A)
 
         valid = None
         own_sizes = [self.cells.map_size(size) for size in sizes]
@@ -76,5 +78,5 @@ class RegionProposalNetwork(nn.Module):
             for own_valid, (height, width) in zip(valid, own_sizes, strict=True):
                 own_valid[:height, :width] = True
             valid = valid.flatten(1)  # (N, K·A)
-        rois, n_rois = self.proposal_layer.batch(rpn_locs.detach().float(), foreground, anchor, sizes, scale, valid)
+        rois, n_rois = self.proposal_layer.batch(rpn_locs.detach(), foreground, anchor, sizes, scale, valid)
         return rpn_locs, rpn_scores, rois, n_rois, anchor

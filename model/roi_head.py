@@ -9,6 +9,7 @@ from model.ops.roi_align import roi_align
 from model.ops.roi_crop import roi_crop
 from model.ops.roi_pool import roi_pool
 from model.utils.anchor_tool import VGG_CELLS
+from utils.precision_tool import in_full_precision
 
 ROI_OPS = {"pool": roi_pool, "align": roi_align, "crop": roi_crop}
 
@@ -85,5 +86,4 @@ class RoIHead(nn.Module):
         """
         rois = rois + self.shift
         pooled = ROI_OPS[self.roi](x, rois, roi_indices, self.roi_size, self.spatial_scale)  # (R, C, size, size)
-        features = self.classifier(pooled)
-        return self.cls_loc(features), self.score(features)
+        return in_full_precision(self.classifier(pooled), self.cls_loc, self.score)

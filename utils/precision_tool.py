@@ -33,3 +33,13 @@ def amp_dtype(name, device):
 def autocast(device, dtype):
     """A context in which the network computes in `dtype`; None for float32."""
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def in_full_precision(x, *layers):
+    """What each of the layers makes of `x`, in the precision of their weights also under autocast.
+
+    For the last layers, which are small: bfloat16 has 128 numbers between ½ and 1, and boxes are ranked by their
+    scores.
+    """
+    with autocast(x.device, None):
+        return tuple(layer(x.to(next(layer.parameters(), x).dtype)) for layer in layers)

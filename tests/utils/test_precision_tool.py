@@ -52,6 +52,23 @@ def losses(amp):
     return model, steps
 
 
+def test_the_last_layers_keep_float32():
+    """Else most proposals and detections would tie with others, and the tie decide which are kept."""
+    model, _ = losses(None)
+    imgs = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(1))
+    model.eval()
+    with torch.no_grad(), autocast(CPU, torch.bfloat16):
+        features = model.extract(imgs, [(64, 80)])
+        rpn_locs, rpn_scores, rois, n_rois, _ = model.rpn(features, [(64, 80)], [1.0])
+        n = int(n_rois[0])
+        roi_cls_locs, roi_scores = model.head(features, rois[0, :n], torch.zeros(n, dtype=torch.int64))
+    assert features.dtype == torch.bfloat16
+    for out in (rpn_locs, rpn_scores, roi_cls_locs, roi_scores):
+        assert out.dtype == torch.float32
+    scores = rpn_scores[0, :, 1]
+    assert len(scores.unique()) > 0.9 * len(scores) > 2 * len(scores.bfloat16().unique())
+
+
 def test_a_step_in_bfloat16_is_near_one_in_float32():
     _, exact = losses(None)
     model, rough = losses(torch.bfloat16)
