@@ -42,8 +42,8 @@ class FasterRCNN(nn.Module):
         head: `RoIHead`.
         loc_normalize_mean, loc_normalize_std: the head's offsets are (loc − mean) / std.
         min_size, max_size, input_mode: how pictures are prepared, see `utils.image_tool.prepare`.
-        allowed_border, n_sample: what this family trains best with: see `AnchorTargetCreator` and
-            `ProposalTargetCreator`.
+        allowed_border, n_sample: see `AnchorTargetCreator` and `ProposalTargetCreator`; None for what this family
+            trains best with.
         freeze_at: so many stages of the extractor stay as ImageNet left them; None for the family's own number.
         label_names: L names, or None.
 
@@ -53,7 +53,7 @@ class FasterRCNN(nn.Module):
     pretrained_weights = None  # torchvision's enum entry, where a family has ImageNet weights
     pretrained_fc = ()  # the classification network's names of what are our head's fully connected layers
     stages = ()  # how many of the extractor's children make the first stage, the first two, ...
-    default_freeze_at = 0
+    default_freeze_at, default_allowed_border, default_n_sample = 0, 0, 128
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class FasterRCNN(nn.Module):
         min_size=600,
         max_size=1000,
         input_mode="torchvision",
-        allowed_border=0,
-        n_sample=128,
+        allowed_border=None,
+        n_sample=None,
         freeze_at=None,
         label_names=None,
     ):
@@ -92,8 +92,8 @@ class FasterRCNN(nn.Module):
         self.min_size = min_size
         self.max_size = max_size
         self.input_mode = input_mode
-        self.allowed_border = allowed_border
-        self.n_sample = n_sample
+        self.allowed_border = self.default_allowed_border if allowed_border is None else allowed_border
+        self.n_sample = self.default_n_sample if n_sample is None else n_sample
         self.label_names = label_names
         self.frozen_bn = False
         self.optimizer = None

@@ -14,26 +14,12 @@ class FasterRCNNAlexNet(FasterRCNNFamily):
     """
 
     cells = Cells((Window(11, 4, 2), Window(3, 2), Window(3, 2)))
+    rpn_width, roi_size = 256, 6
     stages = (3, 6, 12)
     default_freeze_at = 1
     pretrained_weights = AlexNet_Weights.IMAGENET1K_V1
     pretrained_fc = ("classifier.1", "classifier.4")
 
-    def __init__(
-        self,
-        n_fg_class=20,
-        ratios=(0.5, 1, 2),
-        anchor_scales=(8, 16, 32),
-        *,
-        use_drop=False,
-        roi="pool",
-        rpn_min_size=16,
-        **others,
-    ):
+    def layers(self, use_drop):
         extractor = alexnet(weights=None).features[:12]  # without the last pooling
-        classifier = fc_layers(256 * 6 * 6, 4096, use_drop=use_drop, std=0.01)
-        super().__init__(
-            extractor, 256, classifier, 4096, n_fg_class,
-            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
-            rpn_width=256, roi_size=6, **others,
-        )  # fmt: skip
+        return extractor, 256, fc_layers(256 * 6 * 6, 4096, use_drop=use_drop, std=0.01), 4096

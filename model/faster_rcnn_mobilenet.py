@@ -1,5 +1,7 @@
 """Faster R-CNN on MobileNetV2, for machines without a GPU."""
 
+from typing import ClassVar
+
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
 from model.family import FasterRCNNFamily
@@ -16,27 +18,16 @@ class FasterRCNNMobileNetV2(FasterRCNNFamily):
 
     cells = Cells((PADDED,) * 4)
     stages = (2, 4, 7, 14)
-    default_freeze_at = 1
+    default_freeze_at, default_allowed_border, default_n_sample = 1, 1024, 64
+    default_anchor_scales, default_roi, default_rpn_min_size = (2, 4, 8, 16), "align", 4
+    rpn_width = 256
+    proposals: ClassVar = {
+        "n_train_pre_nms": 2000,
+        "n_train_post_nms": 1000,
+        "n_test_pre_nms": 1000,
+        "n_test_post_nms": 300,
+    }
     pretrained_weights = MobileNet_V2_Weights.IMAGENET1K_V1
 
-    def __init__(
-        self,
-        n_fg_class=20,
-        ratios=(0.5, 1, 2),
-        anchor_scales=(2, 4, 8, 16),
-        *,
-        use_drop=False,
-        roi="align",
-        rpn_min_size=4,
-        allowed_border=1024,
-        n_sample=64,
-        **others,
-    ):
-        extractor = mobilenet_v2(weights=None).features[:14]
-        proposals = {"n_train_pre_nms": 2000, "n_train_post_nms": 1000, "n_test_pre_nms": 1000, "n_test_post_nms": 300}
-        classifier = fc_layers(96 * 7 * 7, 1024, use_drop=use_drop)
-        super().__init__(
-            extractor, 96, classifier, 1024, n_fg_class,
-            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
-            rpn_width=256, proposals=proposals, allowed_border=allowed_border, n_sample=n_sample, **others,
-        )  # fmt: skip
+    def layers(self, use_drop):
+        return mobilenet_v2(weights=None).features[:14], 96, fc_layers(96 * 7 * 7, 1024, use_drop=use_drop), 1024

@@ -24,31 +24,17 @@ class FasterRCNNResNetC4(FasterRCNNFamily):
 
     cells = Cells((Window(7, 2, 3), PADDED, PADDED, PADDED))
     stages = (4, 5, 6, 7)  # conv1 to the pooling, layer1, layer2, layer3
-    default_freeze_at = 2
+    default_freeze_at, default_roi = 2, "align"
     network = None  # torchvision's function
 
-    def __init__(
-        self,
-        n_fg_class=20,
-        ratios=(0.5, 1, 2),
-        anchor_scales=(8, 16, 32),
-        *,
-        use_drop=False,
-        roi="align",
-        rpn_min_size=16,
-        **others,
-    ):
+    def layers(self, use_drop):
         if use_drop:
             raise ValueError("use_drop: a ResNet's head has no fully connected layers to drop from; leave it out")
         layers = OrderedDict(type(self).network(weights=None).named_children())
         classifier = LastStage(OrderedDict(layer4=layers.pop("layer4")))
         width = layers.pop("fc").in_features
         del layers["avgpool"]
-        super().__init__(
-            nn.Sequential(layers), width // 2, classifier, width, n_fg_class,
-            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
-            **others,
-        )  # fmt: skip
+        return nn.Sequential(layers), width // 2, classifier, width
 
     def pretrained_name(self, name):
         return f"head.classifier.{name}" if name.startswith("layer4.") else f"extractor.{name}"

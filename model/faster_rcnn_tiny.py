@@ -1,5 +1,7 @@
 """Faster R-CNN on a small residual network that learns from nothing in minutes on a CPU: the demo's and the tests'."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -37,28 +39,19 @@ class FasterRCNNTiny(FasterRCNNFamily):
 
     cells = Cells((PADDED,) * 3)
     stages = (2, 3, 5)
+    default_allowed_border = 1024
+    default_anchor_scales, default_roi, default_rpn_min_size = (2, 4, 8), "align", 4
+    rpn_width = 128
+    proposals: ClassVar = {
+        "n_train_pre_nms": 600,
+        "n_train_post_nms": 200,
+        "n_test_pre_nms": 600,
+        "n_test_post_nms": 100,
+    }
 
-    def __init__(
-        self,
-        n_fg_class=20,
-        ratios=(0.5, 1, 2),
-        anchor_scales=(2, 4, 8),
-        *,
-        use_drop=False,
-        roi="align",
-        rpn_min_size=4,
-        allowed_border=1024,
-        n_sample=128,
-        **others,
-    ):
+    def layers(self, use_drop):
         extractor = nn.Sequential(
             conv_bn(3, 32, 3, stride=2), nn.ReLU(inplace=True),
             ResidualBlock(32, 64, stride=2), ResidualBlock(64, 128, stride=2), ResidualBlock(128, 128),
         )  # fmt: skip
-        proposals = {"n_train_pre_nms": 600, "n_train_post_nms": 200, "n_test_pre_nms": 600, "n_test_post_nms": 100}
-        classifier = fc_layers(128 * 7 * 7, 256, use_drop=use_drop)
-        super().__init__(
-            extractor, 128, classifier, 256, n_fg_class,
-            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
-            rpn_width=128, proposals=proposals, allowed_border=allowed_border, n_sample=n_sample, **others,
-        )  # fmt: skip
+        return extractor, 128, fc_layers(128 * 7 * 7, 256, use_drop=use_drop), 256

@@ -10,7 +10,7 @@ from model.utils.anchor_tool import VGG_CELLS
 class FasterRCNNVGG16(FasterRCNNFamily):
     """VGG16's convolutions without the last pooling (stride 16), its fc6 and fc7 as the head.
 
-    The arguments are those of `FasterRCNNFamily`, and `use_drop`: dropout after fc6 and fc7.
+    The arguments are those of `FasterRCNNFamily`.
     """
 
     cells = VGG_CELLS
@@ -19,21 +19,6 @@ class FasterRCNNVGG16(FasterRCNNFamily):
     pretrained_weights = VGG16_Weights.IMAGENET1K_V1
     pretrained_fc = ("classifier.0", "classifier.3")
 
-    def __init__(
-        self,
-        n_fg_class=20,
-        ratios=(0.5, 1, 2),
-        anchor_scales=(8, 16, 32),
-        *,
-        use_drop=False,
-        roi="pool",
-        rpn_min_size=16,
-        **others,
-    ):
-        extractor = vgg16(weights=None).features[:30]
+    def layers(self, use_drop):
         classifier = fc_layers(512 * 7 * 7, 4096, use_drop=use_drop, std=0.01)
-        super().__init__(
-            extractor, 512, classifier, 4096, n_fg_class,
-            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
-            **others,
-        )  # fmt: skip
+        return vgg16(weights=None).features[:30], 512, classifier, 4096

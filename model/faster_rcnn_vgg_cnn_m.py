@@ -17,21 +17,12 @@ class FasterRCNNVGGCNNM(FasterRCNNFamily):
     """
 
     cells = Cells((Window(7, 2), POOLING, Window(5, 2, 1), POOLING))
+    rpn_width, roi_size = 256, 6
     stages = (4, 8, 14)
     default_freeze_at = 1
     pretrained_fc = ("classifier.0", "classifier.3")
 
-    def __init__(
-        self,
-        n_fg_class=20,
-        ratios=(0.5, 1, 2),
-        anchor_scales=(8, 16, 32),
-        *,
-        use_drop=False,
-        roi="pool",
-        rpn_min_size=16,
-        **others,
-    ):
+    def layers(self, use_drop):
         extractor = nn.Sequential(
             nn.Conv2d(3, 96, 7, 2), nn.ReLU(inplace=True),
             nn.LocalResponseNorm(5, 5e-4, 0.75, 2), nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -41,9 +32,4 @@ class FasterRCNNVGGCNNM(FasterRCNNFamily):
             nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(inplace=True),
             nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(inplace=True),
         )  # fmt: skip
-        classifier = fc_layers(512 * 6 * 6, 4096, 1024, use_drop=use_drop, std=0.01)
-        super().__init__(
-            extractor, 512, classifier, 1024, n_fg_class,
-            ratios=ratios, anchor_scales=anchor_scales, roi=roi, rpn_min_size=rpn_min_size,
-            rpn_width=256, roi_size=6, **others,
-        )  # fmt: skip
+        return extractor, 512, fc_layers(512 * 6 * 6, 4096, 1024, use_drop=use_drop, std=0.01), 1024

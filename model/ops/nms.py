@@ -73,10 +73,10 @@ def nms_padded(bbox, thresh, n_post, group=None, count=None):
         raise ValueError(f"boxes of shape {tuple(bbox.shape)}: must be (N, K, 4)")
     if group is not None and (group.shape != (n, k) or group.is_floating_point()):
         raise ValueError(f"groups {group.dtype} of shape {tuple(group.shape)}: must be whole numbers, {(n, k)}")
-    if count is not None and count.shape != (n,):
-        raise ValueError(f"counts of shape {tuple(count.shape)}: must be one for each of the {n} images")
     if count is None:
         count = torch.full((n,), k, dtype=torch.int32, device=bbox.device)
+    elif count.shape != (n,):
+        raise ValueError(f"counts of shape {tuple(count.shape)}: must be one for each of the {n} images")
     group = None if group is None else group.long()
     bbox = bbox if bbox.dtype == torch.float64 else bbox.float()
     if bbox.dtype == torch.float32:
@@ -97,8 +97,7 @@ def _nms(bbox: Tensor, group: Tensor | None, count: Tensor, thresh: float, n_pos
             index[i, : len(own)] = own
             kept[i] = len(own)
         return index, kept
-    bbox = bbox.float().contiguous()
-    group, count = None if group is None else group.contiguous(), count.contiguous()
+    bbox, group, count = bbox.contiguous(), None if group is None else group.contiguous(), count.contiguous()
     n_tile, n_phase = PHASE // TILE, math.ceil(k / PHASE)
     overlaps = torch.empty(n, PHASE, n_tile, dtype=torch.int64, device=device)
     gone = torch.zeros(n_phase, n, n_tile, dtype=torch.int64, device=device)

@@ -7,6 +7,8 @@ Letters: N images, C channels, (H, W) a map, R RoIs, P output bins a side, S = 2
 import torch
 import torch.nn.functional as F
 
+from model.ops.roi_pool import box_dtype, check_rois
+
 
 def roi_crop(x, rois, roi_indices, output_size, spatial_scale, aligned=True):
     """Lay 2·P × 2·P points evenly over each RoI, from edge to edge, sample there, and take the maximum of each 2 × 2.
@@ -23,11 +25,12 @@ def roi_crop(x, rois, roi_indices, output_size, spatial_scale, aligned=True):
 
     Returns:
         (R, C, P, P) of the dtype of `x`. Its gradient on a GPU is summed by atomics, in any order.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
     """
-    (n, c, h, w), s = x.shape, 2 * output_size
-    if len(rois) == 0:
-        return x.sum() * x.new_zeros(0, c, output_size, output_size)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    check_rois(x, rois, roi_indices)
+    (n, c, h, w), s, dtype = x.shape, 2 * output_size, box_dtype(x)
     edges = rois.to(dtype) * spatial_scale - (0.5 if aligned else 0.0)  # in cells whose values are at whole numbers
     step = torch.linspace(0, 1, s, dtype=dtype, device=x.device)
     y, at_x = (edges[:, i, None] * (1 - step) + edges[:, i + 2, None] * step for i in (0, 1))  # (R, S)
@@ -40,5 +43,5 @@ def roi_crop(x, rois, roi_indices, output_size, spatial_scale, aligned=True):
     y, at_x = (2 * y + 1) / (n * (h + 2)) - 1, (2 * at_x + 1) / w - 1
     grid = torch.stack([at_x[:, None, :].expand(-1, s, s), y[:, :, None].expand(-1, s, s)], dim=-1)  # (R, S, S, 2)
     samples = F.grid_sample(stacked, grid.reshape(1, -1, s, 2), padding_mode="zeros", align_corners=False)
-    samples = samples.view(c, -1, s, s).transpose(0, 1)  # (R, C, S, S)
+    samples = samples.view(c, len(rois), s, s).transpose(0, 1)  # (R, C, S, S)
     return F.max_pool2d(samples, 2).to(x.dtype)

@@ -7,10 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.ops.roi_crop import roi_crop
-from tests.model.ops.test_roi_align import random_map, roi
+from tests.model.ops.test_roi_align import DEVICES, random_map, roi
 
-NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])]
 ALIGNED = pytest.mark.parametrize("aligned", [True, False])
 
 
