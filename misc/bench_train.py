@@ -6,7 +6,8 @@
 The bare network is the floor: extractor, RPN convolutions and head on as many RoIs, forward, backward and optimizer, in
 the same precision and layout, without proposals, targets, RoI features or losses. torchvision's has the same VGG16,
 anchors, numbers of proposals and RoIs, in float32, as its users run it; and once more in our precision, if that is
-another. The systems take turns, so that a machine whose speed drifts is unfair to none.
+another. The systems take turns, and a ratio is the median of the rounds' ratios, so that a machine whose speed drifts is
+unfair to none.
 
 Prints Markdown: seconds and images per second of each, their ratios, what our step makes of the measured rate of matrix
 products in our precision (counting the bare network's arithmetic), and the peak memory of each system by itself: of a
@@ -182,16 +183,25 @@ def batch(n, size, device):
 
 
 def take_turns(systems, what, data, rounds, device):
-    """Median seconds of each system; the first round does not count."""
-    times = [[] for _ in systems]
-    for _ in range(rounds + 1):
-        for own, system in zip(times, systems, strict=True):
+    """Seconds of each system in each round, (systems, rounds); a first round does not count.
+
+    Each round begins with another system, so that none always follows the same one.
+    """
+    times = [[0.0] * (rounds + 1) for _ in systems]
+    for k in range(rounds + 1):
+        for i in range(len(systems)):
+            i = (i + k) % len(systems)
             begin = time.perf_counter()
-            call(system, what, data)
+            call(systems[i], what, data)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            own.append(time.perf_counter() - begin)
-    return [median(own[1:]) for own in times]
+            times[i][k] = time.perf_counter() - begin
+    return [own[1:] for own in times]
+
+
+def ratio(one, other):
+    """Median over the rounds of the ratio of two systems' times: what a machine's drift leaves as it is."""
+    return median(a / b for a, b in zip(one, other, strict=True))
 
 
 def call(system, what, data):
@@ -310,9 +320,10 @@ def main():
         data = batch(n, size, device)
         for what in WHAT:
             times = take_turns(systems, what, data, args.rounds[0], device)
-            share = operations(systems[1], what, data) / times[0] / rate
-            cells = [what, n, *(cell for t in times for cell in (f"{t:.3f}", f"{n / t:.2f}"))]
-            cells += [f"{times[0] / times[1]:.2f}", *(f"{t / times[0]:.2f}" for t in times[2:]), f"{share:.0%}"]
+            share = operations(systems[1], what, data) / median(times[0]) / rate
+            cells = [what, n, *(cell for own in times for cell in (f"{median(own):.3f}", f"{n / median(own):.2f}"))]
+            cells += [f"{ratio(times[0], times[1]):.2f}", *(f"{ratio(own, times[0]):.2f}" for own in times[2:])]
+            cells.append(f"{share:.0%}")
             cells += [f"{peak[what, n]:.2f}" for peak in peaks]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
