@@ -14,7 +14,9 @@ from model.ops.kernel import CHANNELS, MAX_BINS, THREADS
 from model.ops.roi_pool import box_dtype, check_range, check_rois, torchvision_rois
 
 CHUNK = 2**24  # numbers that the backward pass holds beside its result on a CPU
-SMALL_MAP = 1024  # cells up to which a CPU's products over whole rows beat torchvision's loop over samples
+# Cells up to which a CPU's products over whole rows and columns beat torchvision's loops over samples; the backward one,
+# on a single core, is the slower of these.
+SMALL_MAP, SMALL_MAP_BACKWARD = 1024, 32768
 
 
 def roi_align(x, rois, roi_indices, output_size, spatial_scale, sampling_ratio=2, aligned=True):
@@ -97,7 +99,7 @@ def _roi_align_backward(
         kernel.launch("roi_align", "roi_align_backward", grid, THREADS, values, grad.device, grad.dtype)
         return grad_x
     dtype = box_dtype(grad)
-    if _separable(grad, sampling_ratio):
+    if _separable(grad, sampling_ratio) and h * w <= SMALL_MAP_BACKWARD:
         y_weights, x_weights = _separable_weights(rois, spatial_scale, sampling_ratio, aligned, p, (h, w), dtype)
         return _separable_backward(grad.to(dtype), y_weights, x_weights, roi_indices, n).to(grad.dtype)
     boxes = torchvision_rois(rois, roi_indices, dtype)
