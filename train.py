@@ -3,17 +3,15 @@
     python train.py train --voc-data-dir=toy_voc --model=tiny --min-size=160 --use-adam --batch-size=2
     python train.py eval --load-path=runs/NAME/best.pth --voc-data-dir=toy_voc
     python train.py predict --load-path=runs/NAME/best.pth --image=toy_voc/JPEGImages
+    python train.py propose --load-path=runs/NAME/best.pth --voc-data-dir=toy_voc --val-split=train
 
 `python train.py COMMAND --help` lists the options. A mistake in an option or a file is one line and exit code 2.
 """
 
 import json
 import os
-import random
-import signal
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 # By default the threads of a parallel region spin while they wait for the last one: with any other process on one of
@@ -21,7 +19,6 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import fire
-import numpy as np
 import torch
 from fire.decorators import SetParseFn
 from tqdm import tqdm
@@ -32,20 +29,33 @@ except RuntimeError as reason:  # its operators are not compiled for this build 
     print(f"error: torchvision does not fit torch {torch.__version__} ({reason}); install both anew", file=sys.stderr)
     sys.exit(2)
 
-from data.dataset import Dataset, TestDataset, inverse_normalize, set_epoch, test_loader, to_device, train_loader
-from data.voc_dataset import VOCBboxDataset, find_label_names, report_problems
-from model.zoo import ARCHITECTURE, MODELS, architecture, build_model, model_from_checkpoint, names_to_go_on
+from data.dataset import Dataset, TestDataset, set_epoch, test_loader, to_device, train_loader
+from data.splits import report, training_sets
+from data.voc_dataset import VOCBboxDataset
+from model.zoo import MODELS, NETWORK_OPTIONS, architecture, build_model, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import read_checkpoint
-from utils.cli_tool import choose_device, make_run_dir, return_free_memory, run_command, say
+from utils.cli_tool import (
+    check_finite,
+    choose_device,
+    is_finite,
+    leave_with_the_state_saved,
+    make_run_dir,
+    return_free_memory,
+    run_command,
+    say,
+    seed_everything,
+    workers,
+    writing,
+)
 from utils.config import opt
 from utils.errors import UserError
 from utils.label_names import parse_label_names
 from utils.models_tool import describe, models_table
 from utils.precision_tool import amp_dtype, autocast
-from utils.predict_tool import evaluate_model, find_images, predict_files
-from utils.vis_tool import Visualizer, visdom_bbox
-from utils.visdom_server import is_visdom
+from utils.predict_tool import evaluate_model, find_images, predict_files, propose_all
+from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
+from utils.show_tool import dashboard, enter_debugger, show
 
 
 @SetParseFn(str)
@@ -57,50 +67,58 @@ def train(*args, **kwargs):
     amp = amp_dtype(opt.amp, device)
     seed_everything(opt.seed)
     train_db, val_db, checkpoint = training_data()
+    if opt.schedule == "alternating":
+        return alternate(train_db, val_db, device, amp)
+    train_rois, val_rois = stored_proposals(train_db, val_db)
     model = training_model(train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
+    model.rpn_only = opt.schedule == "rpn"
+    name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
+    run_dir = make_run_dir(name, opt.overwrite)
+    with dashboard(opt.env, opt.port, opt.visdom, model.label_names) as vis:
+        trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=PARTS[opt.schedule])
+        if opt.load_path and checkpoint.optimizer is not None:
+            trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
+        best_map = fit(trainer, train_db, val_db, run_dir, train_rois, val_rois)
+    finish(run_dir, best_map, val_db)
+
+
+def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, first_epoch=0, best_map=None, **facts):
+    """The training loop, from epoch `first_epoch` on. Returns the best mAP or None. `facts` go into the checkpoints."""
+    model, vis = trainer.faster_rcnn, trainer.vis
+    device = model.device
     if opt.compile:
         model.compile_layers()
-    preparation = model.min_size, model.max_size, model.input_mode
-    dataset = Dataset(train_db, *preparation, opt.seed, raw=device.type == "cuda")  # a GPU resizes faster
-    loader = train_loader(dataset, opt.batch_size, workers(opt.num_workers))
-    default_name = f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
-    run_dir = make_run_dir(opt.name or default_name, opt.overwrite)
-    vis = dashboard()
-    trainer = FasterRCNNTrainer(model, vis, amp=amp)
-    if opt.load_path and checkpoint.optimizer is not None:
-        trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
-    vis.text("<br>".join(model.label_names), win="labels")
-
+    loader = training_loader(model, train_db, train_rois)
     n_steps = opt.epoch * len(loader) if opt.max_iter is None else min(opt.max_iter, opt.epoch * len(loader))
+    step, epoch = first_epoch * len(loader), first_epoch
     say(f"train: {type(model).__name__} on {device}, {n_steps} steps of {opt.batch_size} images; run: {run_dir}")
-    bar = tqdm(total=n_steps, desc="train", unit="step", smoothing=0.05)
-    step, epoch, best_map = 0, 0, None
+    bar = tqdm(total=n_steps, initial=step, desc="train", unit="step", smoothing=0.05)
     try:
-        for epoch in range(opt.epoch):
+        for epoch in range(first_epoch, opt.epoch):
             set_epoch(loader, epoch)
             trainer.epoch = epoch
             model.train()
             for batch in loader:
                 if step >= n_steps:
                     break
-                trainer.set_lr(learning_rate(epoch, step))
-                batch = to_device(batch, device, *preparation)
+                trainer.set_lr(trainer.learning_rate(epoch, step))
+                batch = to_device(batch, device, model.input_mode)
                 trainer.train_step(*batch)
                 step += 1
                 bar.update()
                 if step % opt.plot_every == 0 or step == n_steps:
-                    enter_debugger(trainer, batch)
-                    show(trainer, batch, step, bar)
+                    enter_debugger(opt.debug_file, trainer, batch)
+                    show(trainer, batch, step, bar, opt.visdom)
                 if device.type == "cpu" and step % 200 == 0:
                     return_free_memory()
             check_finite(model, step)
-            progress = {"epoch": epoch + 1, "step": step}
+            progress = {"epoch": epoch + 1, "step": step, **facts}
             if val_db is not None and ((epoch + 1) % opt.eval_every == 0 or step >= n_steps):
-                result = evaluate(model, val_db)
+                result = evaluate(model, val_db, val_rois)
                 vis.plot("test_map", result.map07, x=epoch + 1)
                 line = f"epoch {epoch + 1}: mAP {result.map07:.4f} (VOC07 11-point), {result.map:.4f} (area)"
                 say(f"{line} on {opt.val_split}")
-                vis.log(f"{line}, lr {learning_rate(epoch, step):g}")
+                vis.log(f"{line}, lr {trainer.learning_rate(epoch, step):g}")
                 if result.map07 > (-1.0 if best_map is None else best_map):  # never true of nan
                     best_map = result.map07
                     trainer.save(save_path=run_dir / "best.pth", best_map=best_map, **progress)
@@ -110,15 +128,63 @@ def train(*args, **kwargs):
             if opt.reload_best and epoch + 1 in opt.lr_milestones and best_map is not None:
                 trainer.load(run_dir / "best.pth")
     except BaseException:
-        if step and is_finite(model):  # whatever stopped the run, what it learned is kept
+        if step > first_epoch * len(loader) and is_finite(model):  # whatever stopped the run, what it learned is kept
             path = trainer.save(save_optimizer=True, save_path=run_dir / "interrupted.pth", epoch=epoch, step=step)
             say(f"stopped in step {step}; the state is in {path}", file=sys.stderr)
         raise
     finally:
         bar.close()
-        vis.save()
-        vis.close()
-    finish(run_dir, best_map, validated=val_db is not None)
+    return best_map
+
+
+def alternate(train_db, val_db, device, amp):
+    """The paper's four steps (Ren et al. 2015, §3.2): the RPN; Fast R-CNN on its proposals, from the first weights; a
+    new RPN on the features of the latter, which stay as they are; the head on those, with the new proposals.
+
+    A step that is done is not done again; one that was interrupted goes on behind its last whole epoch.
+    """
+    if opt.load_path or opt.finetune:
+        raise UserError(
+            "--schedule=alternating begins from ImageNet weights or none: leave out --load-path and --finetune"
+        )
+    name = opt.name or f"{opt.model}-alternating"
+    begun = Path("runs", name, "last.pth")
+    state = read_checkpoint(begun) if begun.exists() and not opt.overwrite else None
+    goes_on = state is not None and "alternating" in state.other_info and not begun.with_name("step4.pth").exists()
+    run_dir = begun.parent if goes_on else make_run_dir(name, opt.overwrite)
+    done = state.other_info["alternating"] if goes_on else 0  # the last step that has a whole epoch
+    with dashboard(opt.env, opt.port, opt.visdom, train_db.label_names) as vis:
+        for k, parts in enumerate(("rpn", "head", "rpn", "head"), start=1):
+            if k < done:
+                continue
+            say(f"step {k} of 4: {'RPN' if parts == 'rpn' else 'Fast R-CNN on the proposals of step ' + str(k - 1)}")
+            seed_everything(opt.seed)
+            if k == done:
+                model, epoch = model_from_checkpoint(state), state.other_info["epoch"]
+            elif k <= 2:
+                model, epoch = new_model(train_db.label_names), 0
+            else:
+                model, epoch = model_from_checkpoint(read_checkpoint(run_dir / f"step{k - 1}.pth")), 0
+                if k == 3:
+                    model.rpn.reset_parameters()
+            if k > 2:
+                model.extractor.requires_grad_(False)
+            model.rpn_only = parts == "rpn"
+            model = with_threshold(model).to(device, memory_format=torch.channels_last)
+            trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=parts)
+            best_map, rois = None, None
+            if k == done:
+                trainer.load_optimizer(state.optimizer, begun)
+                best_map = state.other_info["best_map"]
+            if parts == "head":
+                rois = read_proposals([run_dir / f"step{k - 1}_proposals.npz"], train_db.ids)
+            if epoch < opt.epoch:
+                best_map = fit(trainer, train_db, val_db if k == 4 else None, run_dir, rois,
+                               first_epoch=epoch, best_map=best_map, alternating=k)  # fmt: skip
+            if parts == "rpn":
+                write_proposals(run_dir / f"step{k}_proposals.npz", train_db.ids, propose_for(model, train_db))
+            trainer.save(save_path=run_dir / f"step{k}.pth")
+    finish(run_dir, best_map, val_db)
 
 
 @SetParseFn(str)
@@ -133,7 +199,8 @@ def evaluate_command(*args, **kwargs):
     model = detector("evaluate")
     db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, model.label_names, use_difficult=True)
     report(db)
-    result = evaluate(model, db)
+    rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
+    result = evaluate(model, db, rois)
     say(result.table())
     about = {
         "checkpoint": opt.load_path,
@@ -155,14 +222,21 @@ def predict(*args, **kwargs):
     if not opt.image:
         raise UserError("--image is missing: name a picture, a folder or a glob")
     paths = find_images(opt.image)
-    out_dir = opt.out or "runs/predict"
-    model = detector("visualize")
-    with autocast(model.device, amp_dtype(opt.amp, model.device)):
-        records, problems = predict_files(model, paths, out_dir, opt.max_dets, 8 if model.device.type == "cuda" else 1)
-    for line in problems:
-        say(f"left out: {line}", file=sys.stderr)
-    n_boxes = sum(len(record["detections"]) for record in records)
-    say(f"{n_boxes} objects in {len(records)} pictures; drawn pictures and detections.json are in {out_dir}")
+    draw(detector("visualize"), paths, opt.out or "runs/predict")
+
+
+@SetParseFn(str)
+def propose(*args, **kwargs):
+    """Write what the RPN of --load-path proposes for the pictures of --val-split, and print how many boxes it finds."""
+    read_options(args, kwargs, needs="load_path")
+    path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_proposals_{opt.val_split}.npz")
+    model = detector("evaluate")
+    db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, model.label_names)
+    report(db)
+    proposals = propose_for(model, db)
+    write_proposals(path, db.ids, proposals)
+    say(show_recall(recall_table([bbox for bbox, _ in proposals], [db.get_annotation(i)[0] for i in range(len(db))])))
+    say(f"{sum(len(bbox) for bbox, _ in proposals):,} proposals for {len(db):,} images written to {path}")
 
 
 @SetParseFn(str)
@@ -175,7 +249,8 @@ def models(*args, **kwargs):
     say(models_table(rows, (600, 800)))
 
 
-COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "models": models}
+COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "propose": propose, "models": models}
+PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule trains
 
 
 # What the commands are made of, in the order of use.
@@ -189,79 +264,30 @@ def read_options(args, kwargs, needs=None):
         raise UserError(f"--{needs.replace('_', '-')} is missing: name a checkpoint, such as runs/NAME/best.pth")
 
 
-@contextmanager
-def writing(path):
-    """Where a file is written: what goes wrong is one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--out={path}: can't be written ({error.strerror}); choose another file") from None
-
-
-def seed_everything(seed):
-    """For the initial weights and dropout; all else draws from (seed, epoch, image)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def leave_with_the_state_saved():
-    """On SIGTERM, and when the terminal is closed (unless nohup has it ignored), as after Ctrl-C."""
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
-
-
-def workers(n):
-    return min(n, os.cpu_count() or 1)
-
-
 def training_data():
     """The training set, the validation set or None, and the checkpoint to start from or None."""
     checkpoint = read_checkpoint(opt.load_path or opt.finetune) if opt.load_path or opt.finetune else None
-    val_list = Path(opt.voc_data_dir, "ImageSets", "Main", f"{opt.val_split}.txt")
-    splits = [opt.train_split]
-    if val_list.exists() or "val_split" in opt.given:
-        splits.append(opt.val_split)
-    names = parse_label_names(opt.label_names) if opt.label_names else find_label_names(opt.voc_data_dir, splits)
-    if opt.load_path:
-        names = names_to_go_on(checkpoint, names, given=bool(opt.label_names))
-    if not names:
-        raise UserError(f"{opt.voc_data_dir}: no object in the annotations of {' and '.join(splits)}; name the classes")
-    train_db = VOCBboxDataset(opt.voc_data_dir, opt.train_split, names)
-    report(train_db)
-    if len(splits) == 1:
-        say(f"no {val_list}: the run goes on without validation, and keeps last.pth alone")
-        return train_db, None, checkpoint
-    val_db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, names, use_difficult=True)
-    report(val_db)
-    n_both = len(set(train_db.ids) & set(val_db.ids))
-    if n_both:
-        splits = f"{opt.train_split} and {opt.val_split}"
-        say(f"warning: {n_both} images are in both {splits}: the mAP is flattered; choose others", file=sys.stderr)
-    return train_db, val_db, checkpoint
-
-
-def report(db):
-    say(db.summary())
-    if db.problems:
-        say(report_problems(db.problems), file=sys.stderr)
+    names = parse_label_names(opt.label_names) if opt.label_names else None
+    given = bool(names)
+    known = (lambda names: names_to_go_on(checkpoint, names, given)) if opt.load_path else None
+    needs_val = "val_split" in opt.given
+    sets = training_sets(opt.voc_data_dir, opt.train_split, opt.val_split, names, known, needs_val)
+    return *sets, checkpoint
 
 
 def architecture_options(only_given):
     """The options that decide on the network, for `build_model`; all, or those that the user gave."""
-    return {name: getattr(opt, name) for name in ARCHITECTURE if not only_given or name in opt.given}
+    return {name: getattr(opt, name) for name in NETWORK_OPTIONS if not only_given or name in opt.given}
 
 
 def training_model(label_names, checkpoint):
-    """The network to train, evaluated with the thresholds that were given."""
+    """The network to train, evaluated with the threshold that was given."""
     if checkpoint is None:
-        return with_thresholds(new_model(label_names))
+        return with_threshold(new_model(label_names))
     options = checkpoint_options(checkpoint)
     model = model_from_checkpoint(checkpoint, label_names, finetune=bool(opt.finetune), **options)
     say(f"starting from {checkpoint.path}")
-    return with_thresholds(model)
+    return with_threshold(model)
 
 
 def new_model(label_names):
@@ -283,11 +309,9 @@ def new_model(label_names):
     return model
 
 
-def with_thresholds(model):
+def with_threshold(model):
     if opt.score_thresh is not None:
         model.score_thresh = opt.score_thresh
-    if opt.nms_thresh is not None:
-        model.nms_thresh = opt.nms_thresh
     return model
 
 
@@ -301,97 +325,79 @@ def checkpoint_options(checkpoint):
     return options
 
 
-def dashboard():
-    vis = Visualizer(opt.env, opt.port, enabled=opt.visdom)
-    if opt.visdom and is_visdom(opt.port):
-        say(f"dashboard: http://127.0.0.1:{opt.port}/env/{vis.env}")
-    elif opt.visdom:
-        say(f"dashboard: no visdom answers on port {opt.port}; the run goes on, and shows there as soon as one does")
-    return vis
+def training_loader(model, db, rois):
+    raw = model.device.type == "cuda"  # a GPU resizes faster
+    augmentation = {"min_sizes": opt.train_sizes, "max_ratio": opt.max_ratio}
+    dataset = Dataset(db, *model.preparation, seed=opt.seed, raw=raw, proposals=rois, **augmentation)
+    wide = [width > height for height, width in map(db.size, range(len(db)))] if opt.group_by_aspect else None
+    return train_loader(dataset, opt.batch_size, workers(opt.num_workers), wide)
 
 
-def learning_rate(epoch, step):
-    """Of the step after `step` steps, in epoch `epoch` (from 0): `lr`, reached over `warmup`, less at milestones."""
-    n_passed = sum(epoch >= milestone for milestone in opt.lr_milestones)
-    lr = opt.lr * opt.batch_size if opt.scale_lr else opt.lr
-    return lr * opt.lr_decay**n_passed * min(1.0, (step + 1) / max(opt.warmup, 1))
+def stored_proposals(train_db, val_db):
+    """The proposals of --proposals for both sets, or None."""
+    if not opt.proposals:
+        return None, None
+    train_rois = read_proposals(opt.proposals, train_db.ids)
+    return train_rois, read_proposals(opt.proposals, val_db.ids) if val_db is not None else None
 
 
-def enter_debugger(trainer, batch):
-    """simple-faster-rcnn's door: create the file `debug_file` and look around; remove it to go on undisturbed."""
-    if os.path.exists(opt.debug_file):
-        import ipdb  # noqa: T100  only those who ask for it need it
-
-        ipdb.set_trace()  # noqa: T100
-
-
-def is_finite(model):
-    return all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad)
-
-
-def check_finite(model, step):
-    """Before a checkpoint is written: one with NaN would take the place of a good one."""
-    if not is_finite(model):
-        raise UserError(f"the parameters are not finite after step {step}: lower --lr, or raise --warmup")
-
-
-def show(trainer, batch, step, bar):
-    """The mean losses since the last look go to the bar and the dashboard, with what the model sees in one image."""
-    losses = trainer.get_meter_data()
-    if not np.isfinite(losses["total_loss"]):
-        raise UserError(f"the loss is not finite near step {step}: lower --lr, or raise --warmup")
-    bar.set_postfix(loss=f"{losses['total_loss']:.3f}")
-    vis, model = trainer.vis, trainer.faster_rcnn
-    if opt.visdom:
-        vis.plot_many(losses, x=step)
-        vis.text(rpn_table(trainer.rpn_cm.value()), win="rpn_cm")
-        vis.heatmap("roi_cm", trainer.roi_cm.value(), ["background", *model.label_names])
-        height, width = batch.sizes[0].tolist()
-        img = inverse_normalize(batch.imgs[0, :, :height, :width], model.input_mode)
-        vis.img("gt_img", visdom_bbox(img, batch.bboxes[0], batch.labels[0], None, model.label_names))
-        with autocast(model.device, trainer.amp):
-            detections = model.predict(batch.imgs[:1, :, :height, :width], [(height, width)], visualize=True)
-        vis.img("pred_img", visdom_bbox(img, *(column[0] for column in detections), model.label_names))
-    trainer.reset_meters()
-
-
-def rpn_table(counts):
-    """HTML of the RPN's confusion counts (2, 2): row = target, column = prediction."""
-    names = ("background", "foreground")
-    rows = ((name, *(f"{int(n)}" for n in row)) for name, row in zip(names, counts, strict=True))
-    cells = ("".join(f"<td style='padding:4px 12px'>{cell}</td>" for cell in row) for row in (("", *names), *rows))
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>rows: target, columns: prediction"
-
-
-def evaluate(model, db):
+def propose_for(model, db):
+    """(bbox, score) of each image of `db`: the best 2,000 after suppression, of all that the RPN makes."""
     on_gpu = model.device.type == "cuda"
-    dataset = TestDataset(db, model.min_size, model.max_size, model.input_mode, raw=on_gpu)
+    loader = test_loader(TestDataset(db, *model.preparation, raw=on_gpu), workers(opt.test_num_workers))
+    counts = opt.rpn_n_test_pre_nms or sys.maxsize, opt.rpn_n_test_post_nms or 2000
+    with (
+        tqdm(total=len(db), desc=f"propose for {db.split}", unit="img", leave=False) as bar,
+        autocast(model.device, amp_dtype(opt.amp, model.device)),
+    ):
+        return propose_all(model, loader, *counts, bar.update, 32 if on_gpu else 1, raw=on_gpu)
+
+
+def evaluate(model, db, rois=None):
+    on_gpu = model.device.type == "cuda"
+    dataset = TestDataset(db, *model.preparation, raw=on_gpu)
     n = min(len(db), opt.test_num)
     with tqdm(total=n, desc=f"eval on {db.split}", unit="img", leave=False) as bar:
         loader = test_loader(dataset, workers(opt.test_num_workers), n)
         with autocast(model.device, amp_dtype(opt.amp, model.device)):
-            return evaluate_model(model, loader, opt.max_dets, bar.update, 32 if on_gpu else 1, raw=on_gpu)
+            return evaluate_model(model, loader, bar.update, 32 if on_gpu else 1, raw=on_gpu, rois=rois)
 
 
-def finish(run_dir, best_map, validated):
+def finish(run_dir, best_map, val_db):
     best = run_dir / "best.pth" if best_map is not None else run_dir / "last.pth"
     if best_map is not None:
         say(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
+    if opt.draw and val_db is not None:
+        model = ready(model_from_checkpoint(read_checkpoint(best)), "visualize")
+        draw(model, [val_db.path(i) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
     say("next:")
-    if validated:
+    if val_db is not None:
         say(f"  python train.py eval --load-path={best} --voc-data-dir={opt.voc_data_dir} --val-split={opt.val_split}")
     say(f"  python train.py predict --load-path={best} --image=FILE_OR_FOLDER")
 
 
+def draw(model, paths, out_dir):
+    with autocast(model.device, amp_dtype(opt.amp, model.device)):
+        records, problems = predict_files(model, paths, out_dir, n_together=8 if model.device.type == "cuda" else 1)
+    for line in problems:
+        say(f"left out: {line}", file=sys.stderr)
+    n_boxes = sum(len(record["detections"]) for record in records)
+    say(f"{n_boxes} objects in {len(records)} pictures; drawn pictures and detections.json are in {out_dir}")
+
+
 def detector(preset):
-    """The model of --load-path, ready to predict with the thresholds of `preset` or those given."""
+    """The model of --load-path, ready to predict."""
     checkpoint = read_checkpoint(opt.load_path)
     names = parse_label_names(opt.label_names) if opt.label_names else None
-    model = model_from_checkpoint(checkpoint, names, **checkpoint_options(checkpoint))
+    return ready(model_from_checkpoint(checkpoint, names, **checkpoint_options(checkpoint)), preset)
+
+
+def ready(model, preset):
+    """`model` with the thresholds of `preset` or those given, where it shall run."""
     model.use_preset(preset)
     if opt.compile:
         model.compile_layers()
-    return with_thresholds(model).to(choose_device(opt.device), memory_format=torch.channels_last).eval()
+    return with_threshold(model).to(choose_device(opt.device), memory_format=torch.channels_last).eval()
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 from torchnet.meter import AverageValueMeter, ConfusionMeter
 
-from model.faster_rcnn import batch_geometry
 from model.utils.anchor_tool import crop_cells
+from model.utils.batch_tool import batch_geometry
 from model.utils.creator_tool import AnchorTargetCreator, ProposalTargetCreator
-from model.zoo import architecture
+from model.zoo import checkpoint_content
 from utils.array_tool import tonumpy
-from utils.checkpoint import FORMAT_VERSION, fit_state_dict, read_checkpoint, save_checkpoint
+from utils.checkpoint import fit_state_dict, read_checkpoint, save_checkpoint
 from utils.config import opt
 from utils.precision_tool import autocast
 from utils.vis_tool import Visualizer
@@ -42,6 +42,7 @@ class FasterRCNNTrainer(nn.Module):
         vis: a `Visualizer`; None takes one that does nothing.
         config: where the learning rate, the sigmas, the seed and what a checkpoint records come from.
         amp: torch.bfloat16 or torch.float16 to let the network multiply in that format; None for float32.
+        parts: 'rpn' or 'head' to train that part alone, with the extractor as far as it is not frozen; 'both'.
 
     Attributes:
         optimizer: of the model's parameters that are not frozen.
@@ -50,8 +51,11 @@ class FasterRCNNTrainer(nn.Module):
         rpn_cm, roi_cm: torchnet's ConfusionMeters, (2, 2) and (L + 1, L + 1): row = target, column = prediction.
     """
 
-    def __init__(self, faster_rcnn, vis=None, config=opt, amp=None):
+    def __init__(self, faster_rcnn, vis=None, config=opt, amp=None, parts="both"):
         super().__init__()
+        if parts not in ("rpn", "head", "both"):
+            raise ValueError(f"parts {parts!r}: must be rpn, head or both")
+        self.parts = parts
         self.faster_rcnn = faster_rcnn
         self.config = config
         self.vis = vis or Visualizer(enabled=False)
@@ -62,6 +66,7 @@ class FasterRCNNTrainer(nn.Module):
             pos_ratio=config.rpn_pos_ratio,
             allowed_border=faster_rcnn.allowed_border,
             clobber_positives=config.rpn_clobber_positives,
+            plus_one=faster_rcnn.convention.plus_one,
         )
         self.proposal_target_creator = ProposalTargetCreator(
             n_sample=faster_rcnn.n_sample,
@@ -69,6 +74,7 @@ class FasterRCNNTrainer(nn.Module):
             pos_iou_thresh=config.roi_pos_iou,
             neg_iou_thresh_hi=config.roi_neg_iou_hi,
             neg_iou_thresh_lo=config.roi_neg_iou_lo,
+            plus_one=faster_rcnn.convention.plus_one,
         )
         self.optimizer = faster_rcnn.get_optimizer(config.lr, config.weight_decay, config.use_adam)
         self.amp = amp
@@ -80,7 +86,7 @@ class FasterRCNNTrainer(nn.Module):
         self._roi_cm = ConfusionMeter(faster_rcnn.n_class)
         self._forget()
 
-    def forward(self, imgs, bboxes, labels, scale, sizes=None, indices=None):
+    def forward(self, imgs, bboxes, labels, scale, sizes=None, indices=None, rois=None):
         """The losses of a batch.
 
         Args:
@@ -91,57 +97,69 @@ class FasterRCNNTrainer(nn.Module):
             sizes: (N, 2) heights and widths without the padding; None for no padding.
             indices: N indices in the dataset: an image's samples are drawn from (seed, epoch, index), whatever batch it
                 is in. None counts the images that the trainer has seen.
+            rois: N tensors (P, 4) of proposals in pixels of the prepared images; None for the RPN's. With them the head
+                alone is trained.
 
         Returns:
-            LossTuple.
+            LossTuple; the losses of a part that is not trained are 0.
         """
         model, n = self.faster_rcnn, len(imgs)
         sizes, scale = batch_geometry(imgs, scale, sizes)
-        if not len(bboxes) == len(labels) == n:
-            raise ValueError(f"{n} images, but boxes of {len(bboxes)} and labels of {len(labels)}")
+        if not len(bboxes) == len(labels) == n or (rois is not None and len(rois) != n):
+            raise ValueError(f"{n} images, but boxes of {len(bboxes)}, labels of {len(labels)} or RoIs of other ones")
         generators = self._generators(n, imgs.device, indices)
-        bboxes = [bbox.reshape(-1, 4) for bbox in bboxes]
+        truth = [bbox.reshape(-1, 4) for bbox in bboxes], labels
+        zero = torch.zeros((), device=imgs.device)
+        rpn_losses, roi_losses, n_rois = [(zero, zero)], [(zero, zero)], [None] * n
 
         with autocast(imgs.device, self.amp):
             features = model.extract(imgs, sizes)
-            rpn_locs, rpn_scores, rois, n_rois, anchor = model.rpn(features, sizes, scale)
-        map_size = tuple(features.shape[2:])
+            if rois is None:
+                rpn = model.rpn(features, sizes, scale)
+        if rois is None:
+            rois, n_rois = rpn.rois, rpn.n_rois
+            if self.parts != "head":
+                rpn_losses = self._rpn_losses(features, rpn, truth, sizes, generators)
+        if self.parts != "rpn":
+            roi_losses = self._roi_losses(features, rois, n_rois, truth, generators)
+        losses = [torch.stack(column).mean() for part in (rpn_losses, roi_losses) for column in zip(*part, strict=True)]
+        return LossTuple(*losses, sum(losses))
 
-        rpn_losses, samples = [], []
-        for i in range(n):
-            own_size = model.rpn.cells.map_size(sizes[i])
-            own_anchor, rpn_loc, rpn_score = (
-                crop_cells(t, map_size, own_size) for t in (anchor, rpn_locs[i], rpn_scores[i])
-            )
-            gt_rpn_loc, gt_rpn_label = self.anchor_target_creator(bboxes[i], own_anchor, sizes[i], generators[i])
-            rpn_outputs = rpn_loc, rpn_score, gt_rpn_loc, gt_rpn_label
-            weight = self.config.rpn_positive_weight
-            rpn_losses.append(detection_losses(*rpn_outputs, self.config.rpn_sigma, weight))
-            self._count(self._rpn_counts, rpn_score, gt_rpn_label)
-            sample = bboxes[i], labels[i], *model.loc_normalization, generators[i]
-            samples.append(self.proposal_target_creator(rois[i], *sample, n_roi=n_rois[i]))
+    def _rpn_losses(self, features, rpn, truth, sizes, generators):
+        """(loc loss, cls loss) of each image."""
+        map_sizes, config, losses = [tuple(level.shape[2:]) for level in features], self.config, []
+        for i, (bbox, size, generator) in enumerate(zip(truth[0], sizes, generators, strict=True)):
+            own_sizes = self.faster_rcnn.rpn.own_sizes(size)
+            anchor, loc, score = (crop_cells(t, map_sizes, own_sizes) for t in (rpn.anchor, rpn.locs[i], rpn.scores[i]))
+            gt_loc, gt_label = self.anchor_target_creator(bbox, anchor, size, generator)
+            outputs = loc, score, gt_loc, gt_label
+            losses.append(detection_losses(*outputs, config.rpn_sigma, config.rpn_positive_weight))
+            self._count(self._rpn_counts, score, gt_label)
+        return losses
 
+    def _roi_losses(self, features, rois, n_rois, truth, generators):
+        """(loc loss, cls loss) of each image."""
+        model, samples = self.faster_rcnn, []
+        for roi, n_roi, bbox, label, generator in zip(rois, n_rois, *truth, generators, strict=True):
+            sample = bbox, label, *model.loc_normalization, generator
+            samples.append(self.proposal_target_creator(roi, *sample, n_roi=n_roi))
         counts = [len(sample_roi) for sample_roi, _, _ in samples]
         sample_indices = torch.cat([label.new_full(label.shape, i) for i, (_, _, label) in enumerate(samples)])
         sample_rois, gt_roi_locs, gt_roi_labels = (torch.cat(column) for column in zip(*samples, strict=True))
-        with autocast(imgs.device, self.amp):
+        with autocast(sample_rois.device, self.amp):
             roi_cls_locs, roi_scores = model.head(features, sample_rois, sample_indices)
         self._count(self._roi_counts, roi_scores, gt_roi_labels)
         # Of the boxes that the head gives a RoI, one a class or a single one, the true class's is trained.
         roi_locs = roi_cls_locs.view(len(sample_rois), model.head.n_box, 4)  # (S, L + 1, 4) or (S, 1, 4)
         box_of = gt_roi_labels.clamp(min=0, max=model.head.n_box - 1)
-        roi_locs = roi_locs[torch.arange(len(sample_rois), device=imgs.device), box_of]
+        roi_locs = roi_locs[torch.arange(len(sample_rois), device=box_of.device), box_of]
         parts = (t.split(counts) for t in (roi_locs, roi_scores, gt_roi_locs, gt_roi_labels))
-        roi_losses = [detection_losses(*part, self.config.roi_sigma) for part in zip(*parts, strict=True)]
+        return [detection_losses(*part, self.config.roi_sigma) for part in zip(*parts, strict=True)]
 
-        losses = [torch.stack(column).mean() for column in zip(*rpn_losses, strict=True)]
-        losses += [torch.stack(column).mean() for column in zip(*roi_losses, strict=True)]
-        return LossTuple(*losses, sum(losses))
-
-    def train_step(self, imgs, bboxes, labels, scale, sizes=None, indices=None):
+    def train_step(self, imgs, bboxes, labels, scale, sizes=None, indices=None, rois=None):
         """One update; the arguments are `forward`'s. Returns the LossTuple, which the meters have taken up."""
         self.optimizer.zero_grad()
-        losses = self(imgs, bboxes, labels, scale, sizes, indices)
+        losses = self(imgs, bboxes, labels, scale, sizes, indices, rois)
         self.scaler.scale(losses.total_loss).backward()  # float16's range is narrow; else the scaler does nothing
         if self.config.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -150,6 +168,13 @@ class FasterRCNNTrainer(nn.Module):
         self.scaler.update()
         self.update_meters(losses)
         return losses
+
+    def learning_rate(self, epoch, step):
+        """Of the step after `step` steps, in epoch `epoch` (from 0): `lr`, reached in `warmup`, less at milestones."""
+        config = self.config
+        lr = config.lr * config.batch_size if config.scale_lr else config.lr
+        n_passed = sum(epoch >= milestone for milestone in config.lr_milestones)
+        return lr * config.lr_decay**n_passed * min(1.0, (step + 1) / max(config.warmup, 1))
 
     def set_lr(self, lr):
         """Set the learning rate; biases keep their factor."""
@@ -235,17 +260,7 @@ class FasterRCNNTrainer(nn.Module):
         """
         if save_path is None:
             save_path = "_".join([time.strftime("checkpoints/fasterrcnn_%m%d%H%M"), *map(str, kwargs.values())])
-        model = self.faster_rcnn
-        names = list(model.label_names) if model.label_names else None
-        config = {**self.config.state_dict(), **architecture(model), "frozen_bn": model.frozen_bn}
-        # numpy's values become Python's: a file is read again without any class of another package
-        plain = {name: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for name, v in kwargs.items()}
-        content = {
-            "model": model.state_dict(),
-            "config": config,
-            "other_info": {"format_version": FORMAT_VERSION, "label_names": names, **plain},
-            "vis_info": self.vis.state_dict(),
-        }
+        content = checkpoint_content(self.faster_rcnn, self.config.state_dict(), self.vis.state_dict(), **kwargs)
         if save_optimizer:
             content["optimizer"] = self.optimizer.state_dict()
             content["rng"] = {"torch": torch.get_rng_state(), "n_seen": self._n_seen}

@@ -3,6 +3,7 @@
 Letters: N images a batch, R boxes, (H, W) pixels.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from utils.bbox_tools import flip_bbox, resize_bbox
-from utils.image_tool import inverse_normalize, prepare, resized_size
+from data.augmentation import draw_augmentation
+from utils.bbox_tools import resize_bbox
+from utils.image_tool import inverse_normalize, prepare, prepare_to, resized_size
 
 __all__ = ["Batch", "Dataset", "EpochSampler", "TestDataset", "inverse_normalize", "test_loader", "train_loader"]
 
@@ -25,17 +27,30 @@ class Batch(NamedTuple):
     scale: torch.Tensor  # (N,) float64, prepared size / original size
     sizes: torch.Tensor  # (N, 2) int64, heights and widths without the padding
     indices: torch.Tensor  # (N,) int64, places in the dataset
+    rois: list | None = None  # N tensors (P, 4) float32: proposals to learn from in place of the network's own
 
 
 class RawBatch(NamedTuple):
     """A Batch whose pictures still have to be prepared, on the device: as bytes they travel four times as fast."""
 
-    pictures: list  # N tensors (3, H, W) uint8, mirrored as they shall be
+    pictures: list  # N tensors (3, H, W) uint8, cut and mirrored as they shall be
     bboxes: list  # this and the others as in Batch: in pixels of the prepared images
     labels: list
     scale: torch.Tensor
     sizes: torch.Tensor
     indices: torch.Tensor
+    rois: list | None = None
+
+
+class Sample(NamedTuple):
+    """A training picture, cut and mirrored, that still has to be prepared."""
+
+    picture: np.ndarray  # (3, H, W), 0..255
+    size: tuple  # (H, W) that it will have
+    bbox: np.ndarray  # (R, 4) in pixels of the prepared picture
+    label: np.ndarray  # (R,)
+    scale: float  # prepared size / original size
+    rois: np.ndarray | None  # (P, 4) proposals, where the dataset has some
 
 
 def _checked(db):
@@ -51,19 +66,37 @@ class Dataset:
 
     Args:
         db: a dataset with `get_example(i)` → (img, bbox, label, difficult), such as `VOCBboxDataset`.
-        min_size, max_size, input_mode: see `utils.image_tool.prepare`.
-        seed: with the epoch and the index, all that decides whether an image is mirrored.
+        min_size, max_size, input_mode, rule: see `utils.image_tool.prepare`.
+        seed: with the epoch and the index, all that decides how an image is augmented.
         flip: False leaves every image as it is.
+        min_sizes: short sides, one of which is drawn for each image, in place of `min_size`.
+        max_ratio: a long side of more than so many short ones is cut to that, around the boxes; None cuts nothing.
         raw: leave it to `to_device` to resize and normalise the pictures of a batch.
+        proposals: for each image (P, 4) boxes in its pixels, which come along in a batch as `rois`.
 
     `dataset[i]` is (img, bbox, label, scale): (3, H, W) float32, (R, 4) float32, (R,) int32, float.
     """
 
-    def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision", seed=0, flip=True, raw=False):
+    def __init__(
+        self,
+        db,
+        min_size=600,
+        max_size=1000,
+        input_mode="torchvision",
+        rule="round",
+        *,
+        seed=0,
+        flip=True,
+        min_sizes=None,
+        max_ratio=None,
+        raw=False,
+        proposals=None,
+    ):
         self.db = _checked(db)
-        self.min_size, self.max_size, self.input_mode = min_size, max_size, input_mode
+        self.max_size, self.input_mode, self.rule = max_size, input_mode, rule
         self.seed = seed
-        self.flip, self.raw = flip, raw
+        self.augmentation = {"flip": flip, "min_sizes": min_sizes or (min_size,), "max_ratio": max_ratio}
+        self.raw, self.proposals = raw, proposals
         # Shared memory: worker processes that live on from one epoch to the next see the change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -73,29 +106,39 @@ class Dataset:
     def set_epoch(self, epoch):
         self._epoch.fill_(epoch)
 
-    def _augmented(self, i):
-        """The picture, mirrored or not; the size it will have, and the boxes in it."""
+    def _sample(self, i):
         img, bbox, label, _ = self.db.get_example(i)
-        size = img.shape[1:]
-        if self.flip and np.random.default_rng((self.seed, int(self._epoch), i)).random() < 0.5:
-            img, bbox = np.ascontiguousarray(img[:, :, ::-1]), flip_bbox(bbox, size)
-        new_size = resized_size(size, self.min_size, self.max_size)
-        return img, new_size, resize_bbox(bbox, size, new_size), label, new_size[0] / size[0]
+        rng = np.random.default_rng((self.seed, int(self._epoch), i))
+        drawn = draw_augmentation(rng, img.shape[1:], bbox, **self.augmentation)
+        size = resized_size(drawn.size, drawn.min_size, self.max_size, self.rule)
+
+        def boxes(bbox):
+            return resize_bbox(drawn.boxes(bbox), drawn.size, size)
+
+        bbox = boxes(bbox)
+        left = (bbox[:, 2:] > bbox[:, :2]).all(axis=1)  # what a cut leaves
+        rois = None if self.proposals is None else boxes(self.proposals[i])
+        return Sample(drawn.picture(img), size, bbox[left], label[left], size[0] / drawn.size[0], rois)
+
+    def _prepare(self, sample):
+        return prepare_to(sample.picture, sample.size, self.input_mode)
 
     def __getitem__(self, i):
-        img, _, *others = self._augmented(i)
-        return prepare(img, self.min_size, self.max_size, self.input_mode), *others
+        sample = self._sample(i)
+        return self._prepare(sample), sample.bbox, sample.label, sample.scale
 
     def __getitems__(self, indices):
         """DataLoader's way to ask for a batch; the indices go along, for they decide what is sampled."""
-        return [(i, self._augmented(i) if self.raw else self[i]) for i in indices]
+        samples = [self._sample(i) for i in indices]
+        imgs = [to_bytes(sample.picture) if self.raw else self._prepare(sample) for sample in samples]
+        return list(zip(indices, imgs, samples, strict=True))
 
 
 class TestDataset:
     """Samples for evaluation: prepared as in training, with the size and the boxes of the original picture.
 
     Args:
-        db, min_size, max_size, input_mode: as in `Dataset`.
+        db, min_size, max_size, input_mode, rule: as in `Dataset`.
         raw: leave the picture as bytes, for `FasterRCNN.predict` to prepare on its device.
 
     `dataset[i]` is (img, (H, W), bbox, label, difficult).
@@ -103,9 +146,10 @@ class TestDataset:
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
-    def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision", raw=False):
+    def __init__(self, db, min_size=600, max_size=1000, input_mode="torchvision", rule="round", *, raw=False):
         self.db = _checked(db)
-        self.min_size, self.max_size, self.input_mode, self.raw = min_size, max_size, input_mode, raw
+        self.preparation = min_size, max_size, input_mode, rule
+        self.raw = raw
 
     def __len__(self):
         return len(self.db)
@@ -113,7 +157,7 @@ class TestDataset:
     def __getitem__(self, i):
         img, bbox, label, difficult = self.db.get_example(i)
         size = img.shape[1:]
-        img = to_bytes(img) if self.raw else prepare(img, self.min_size, self.max_size, self.input_mode)
+        img = to_bytes(img) if self.raw else prepare(img, *self.preparation)
         return img, size, bbox, label, difficult
 
 
@@ -130,21 +174,19 @@ class EpochSampler(torch.utils.data.Sampler):
         return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist())
 
 
-def collate(samples):
-    """[(index, sample), ...] → Batch, or RawBatch where the samples are raw."""
-    indices, samples = zip(*samples, strict=True)
-    imgs, *sizes, bboxes, labels, scales = zip(*samples, strict=True)
-    raw = bool(sizes)
-    if raw:
-        imgs = [to_bytes(img) for img in imgs]
+def collate(rows):
+    """[(index, picture, Sample), ...] → Batch; RawBatch where the pictures are bytes."""
+    indices, imgs, samples = zip(*rows, strict=True)
+    _, sizes, bboxes, labels, scales, rois = zip(*samples, strict=True)
     others = (
         [torch.from_numpy(bbox) for bbox in bboxes],
         [torch.from_numpy(label).long() for label in labels],
         torch.tensor(scales, dtype=torch.float64),
-        torch.tensor(sizes[0] if raw else [img.shape[1:] for img in imgs]),
+        torch.tensor(sizes),
         torch.tensor(indices),
+        None if rois[0] is None else [torch.from_numpy(own) for own in rois],
     )
-    return RawBatch(imgs, *others) if raw else Batch(pad(imgs), *others)
+    return RawBatch(list(imgs), *others) if imgs[0].dtype == torch.uint8 else Batch(pad(imgs), *others)
 
 
 def to_bytes(img):
@@ -161,29 +203,68 @@ def pad(imgs):
     return padded
 
 
-def to_device(batch, device, min_size=600, max_size=1000, input_mode="torchvision"):
+def to_device(batch, device, input_mode="torchvision"):
     """A Batch whose tensors are on `device`; sizes, scale and indices stay with the host, which reads them.
 
     Args:
         batch: a `Batch`, or a `RawBatch`, whose pictures are prepared there. From pinned memory no copy is waited for.
-        min_size, max_size, input_mode: those of the `Dataset`.
+        input_mode: that of the `Dataset`.
     """
     move = partial(torch.Tensor.to, device=device, non_blocking=True)
     if isinstance(batch, RawBatch):
-        pictures = (move(picture).float() for picture in batch.pictures)
-        imgs = pad([prepare(picture, min_size, max_size, input_mode) for picture in pictures])
+        pictures = zip((move(picture).float() for picture in batch.pictures), batch.sizes.tolist(), strict=True)
+        imgs = pad([prepare_to(picture, size, input_mode) for picture, size in pictures])
     else:
         imgs = move(batch.imgs)
     bboxes, labels = [move(bbox) for bbox in batch.bboxes], [move(label) for label in batch.labels]
-    return Batch(imgs.contiguous(memory_format=torch.channels_last), bboxes, labels, *batch[3:])
+    rois = None if batch.rois is None else [move(own) for own in batch.rois]
+    imgs = imgs.contiguous(memory_format=torch.channels_last)
+    return Batch(imgs, bboxes, labels, batch.scale, batch.sizes, batch.indices, rois)
 
 
-def train_loader(dataset, batch_size=1, num_workers=0):
-    """Batches of a `Dataset` in the order of `EpochSampler`; call `set_epoch(loader, epoch)` before each epoch."""
+class AspectBatchSampler(torch.utils.data.Sampler):
+    """Batches in which wide images are with wide ones and tall ones with tall ones, so that little is padded.
+
+    Each epoch's order is a permutation that (seed, epoch) alone decide. What is left of both kinds at the end shares
+    the last batch, so that there are as many batches as without.
+
+    Args:
+        wide: of each image, whether it is wider than tall.
+    """
+
+    def __init__(self, wide, batch_size, seed=0):
+        self.wide, self.batch_size = wide, batch_size
+        self.order = EpochSampler(len(wide), seed)
+
+    def __len__(self):
+        return math.ceil(len(self.wide) / self.batch_size)
+
+    def __iter__(self):
+        waiting = {True: [], False: []}
+        for i in self.order:
+            own = waiting[bool(self.wide[i])]
+            own.append(i)
+            if len(own) == self.batch_size:
+                yield own.copy()
+                own.clear()
+        rest = waiting[True] + waiting[False]
+        for start in range(0, len(rest), self.batch_size):
+            yield rest[start : start + self.batch_size]
+
+
+def train_loader(dataset, batch_size=1, num_workers=0, wide=None):
+    """Batches of a `Dataset` in an order that seed and epoch decide; call `set_epoch(loader, epoch)` before each.
+
+    Args:
+        wide: of each image, whether it is wider than tall: see `AspectBatchSampler`. None mixes them as they come.
+    """
+    if wide is None:
+        batches = {"batch_size": batch_size, "sampler": EpochSampler(len(dataset), dataset.seed)}
+    else:
+        batches = {"batch_sampler": AspectBatchSampler(wide, batch_size, dataset.seed)}
     return DataLoader(
         dataset,
-        batch_size,
-        sampler=EpochSampler(len(dataset), dataset.seed),
+        **batches,
         num_workers=num_workers,
         collate_fn=collate,
         persistent_workers=num_workers > 0,
@@ -193,7 +274,8 @@ def train_loader(dataset, batch_size=1, num_workers=0):
 
 def set_epoch(loader, epoch):
     """Tell order and augmentation which epoch it is."""
-    loader.sampler.epoch = epoch
+    grouped = isinstance(loader.batch_sampler, AspectBatchSampler)
+    (loader.batch_sampler.order if grouped else loader.sampler).epoch = epoch
     loader.dataset.set_epoch(epoch)
 
 

@@ -6,8 +6,8 @@
 The bare network is the floor: extractor, RPN convolutions and head on as many RoIs, forward, backward and optimizer, in
 the same precision and layout, without proposals, targets, RoI features or losses. torchvision's has the same VGG16,
 anchors, numbers of proposals and RoIs, in float32, as its users run it; and once more in our precision, if that is
-another. The systems take turns, and a ratio is the median of the rounds' ratios, so that a machine whose speed drifts is
-unfair to none.
+another. The systems take turns, and a ratio is the median of the rounds' ratios, so that a machine whose speed drifts
+is unfair to none.
 
 Prints Markdown: seconds and images per second of each, their ratios, what our step makes of the measured rate of matrix
 products in our precision (counting the bare network's arithmetic), and the peak memory of each system by itself: of a

@@ -5,6 +5,7 @@ from typing import ClassVar
 from model.faster_rcnn import FasterRCNN
 from model.region_proposal_network import RegionProposalNetwork
 from model.roi_head import RoIHead
+from model.utils.convention import CONVENTIONS
 
 
 class FasterRCNNFamily(FasterRCNN):
@@ -17,14 +18,17 @@ class FasterRCNNFamily(FasterRCNN):
         roi: 'pool', 'align' or 'crop'.
         rpn_min_size: pixels of the original picture; shorter proposals are dropped.
         class_agnostic: one box a RoI in place of one a class.
+        convention: a name of CONVENTIONS.
+        proposals: keywords of `ProposalCreator`, in place of the family's.
         others: keywords of `FasterRCNN`.
 
     None takes the family's default. The weights are random until `load_pretrained` or `load_state_dict`.
     """
 
-    cells = None  # `Cells` of the feature map
+    cells = None  # `Cells` of the feature map; of a pyramid, a tuple of each level's: RoIs leave the last to the RPN
+    anchor_base_size = None  # pixels of which the scales are multiples; None for each level's stride
     rpn_width, roi_size = 512, 7  # channels of the RPN's convolution; bins a side of a RoI
-    proposals: ClassVar = {}  # keywords of `ProposalCreator`, where the family's are others
+    default_proposals: ClassVar = {}  # keywords of `ProposalCreator`, where the family's are others
     default_anchor_scales = (8, 16, 32)
     default_roi = "pool"
     default_rpn_min_size = 16
@@ -39,15 +43,22 @@ class FasterRCNNFamily(FasterRCNN):
         roi=None,
         rpn_min_size=None,
         class_agnostic=False,
+        convention="continuous",
+        proposals=None,
         **others,
     ):
+        if convention not in CONVENTIONS:
+            raise ValueError(f"convention {convention!r}: must be one of {', '.join(CONVENTIONS)}")
+        convention = CONVENTIONS[convention]
         extractor, channels, classifier, width = self.layers(use_drop)
-        anchor_scales = self.default_anchor_scales if anchor_scales is None else anchor_scales
+        scales = self.default_anchor_scales if anchor_scales is None else anchor_scales
         min_size = self.default_rpn_min_size if rpn_min_size is None else rpn_min_size
-        proposals = {"min_size": min_size, **self.proposals}
-        rpn = RegionProposalNetwork(channels, self.rpn_width, ratios, anchor_scales, self.cells, proposals)
+        proposals = {"min_size": min_size, **self.default_proposals, **(proposals or {})}
+        anchors = self.cells, proposals, self.anchor_base_size, convention
+        rpn = RegionProposalNetwork(channels, self.rpn_width, ratios, scales, *anchors)
         roi = self.default_roi if roi is None else roi
-        head = RoIHead(classifier, width, n_fg_class + 1, self.roi_size, self.cells, roi, class_agnostic)
+        cells = self.cells[:-1] if isinstance(self.cells, tuple) else self.cells
+        head = RoIHead(classifier, width, n_fg_class + 1, self.roi_size, cells, roi, class_agnostic, convention.aligned)
         super().__init__(extractor, rpn, head, **others)
 
     def layers(self, use_drop):

@@ -42,7 +42,7 @@ class FasterRCNNTiny(FasterRCNNFamily):
     default_allowed_border = 1024
     default_anchor_scales, default_roi, default_rpn_min_size = (2, 4, 8), "align", 4
     rpn_width = 128
-    proposals: ClassVar = {
+    default_proposals: ClassVar = {
         "n_train_pre_nms": 600,
         "n_train_post_nms": 200,
         "n_test_pre_nms": 600,

@@ -1,25 +1,43 @@
 """The region proposal network (Ren et al. 2015, §3.1).
 
-Letters: N images, C channels, (H, W) a feature map, K = H·W cells, A anchors a cell, P proposals.
+Letters: N images, C channels, (H, W) a feature map, K cells of all maps, A anchors a cell, P proposals.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.utils.anchor_tool import VGG_CELLS, enumerate_shifted_anchor, generate_anchor_base
+from model.utils.anchor_tool import VGG_CELLS, enumerate_shifted_anchor
+from model.utils.convention import CONTINUOUS
 from model.utils.creator_tool import ProposalCreator
 from utils.precision_tool import in_full_precision
+
+
+class RPNOutput(NamedTuple):
+    """What the RPN says of a padded batch."""
+
+    locs: torch.Tensor  # (N, K·A, 4) offsets of the anchors, one level after the other
+    scores: torch.Tensor  # (N, K·A, 2) logits of background and foreground
+    rois: torch.Tensor  # (N, P, 4) each image's proposals, best first, zeros in unused slots. No gradient
+    n_rois: torch.Tensor  # (N,) int32: how many each image has
+    anchor: torch.Tensor  # (K·A, 4) the anchors
+    roi_scores: torch.Tensor  # (N, P) what the proposals rank by: foreground logits less the background's
 
 
 class RegionProposalNetwork(nn.Module):
     """Scores and moves the anchors of each cell, and proposes regions.
 
+    Of several feature maps, the levels of a pyramid, each has anchors of its own, and the same layers look at all.
+
     Args:
-        in_channels, mid_channels: channels of the feature map and of the 3×3 convolution.
-        ratios, anchor_scales: see `generate_anchor_base`; the base size is the stride of the cells.
-        cells: `Cells` of the feature map.
+        in_channels, mid_channels: channels of the feature maps and of the 3×3 convolution.
+        ratios, anchor_scales: see `generate_anchor_base`.
+        cells: `Cells` of the feature map, or a tuple of those of each level.
         proposal_creator_params: keywords of `ProposalCreator`.
+        base_size: pixels of which the scales are multiples; None takes the stride of each level's cells.
+        convention: `Convention`.
 
     The channels of the output layers are a contract with stored weights: `score` has anchor·2 + {0: background,
     1: foreground}, `loc` has anchor·4 + (dy, dx, dh, dw).
@@ -33,18 +51,29 @@ class RegionProposalNetwork(nn.Module):
         anchor_scales=(8, 16, 32),
         cells=VGG_CELLS,
         proposal_creator_params=None,
+        base_size=None,
+        convention=CONTINUOUS,
     ):
         super().__init__()
         self.ratios = tuple(ratios)
         self.anchor_scales = tuple(anchor_scales)
-        self.cells = cells
-        anchor_base = generate_anchor_base(cells.stride, ratios, anchor_scales, cells.center)  # (A, 4)
-        self.register_buffer("anchor_base", anchor_base, persistent=False)  # not in the state dict
-        self.proposal_layer = ProposalCreator(self, **(proposal_creator_params or {}))
-        n_anchor = len(anchor_base)
+        self.levels = cells if isinstance(cells, tuple) else (cells,)
+        self.convention = convention
+        anchor_base = torch.stack([
+            convention.anchor_base(base_size or level.stride, ratios, anchor_scales, level.center)
+            for level in self.levels
+        ])  # fmt: skip
+        self.register_buffer("anchor_base", anchor_base, persistent=False)  # (levels, A, 4); not in the state dict
+        rules = {"plus_one": convention.plus_one, "small_last": convention.small_last}
+        self.proposal_layer = ProposalCreator(self, **rules, **(proposal_creator_params or {}))
+        n_anchor = anchor_base.shape[1]
         self.conv1 = nn.Conv2d(in_channels, mid_channels, 3, padding=1)
         self.score = nn.Conv2d(mid_channels, n_anchor * 2, 1)
         self.loc = nn.Conv2d(mid_channels, n_anchor * 4, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draw the initial weights (Ren et al. 2015, §3.1.3)."""
         for layer in (self.conv1, self.score, self.loc):
             nn.init.normal_(layer.weight, 0, 0.01)
             nn.init.zeros_(layer.bias)
@@ -52,31 +81,61 @@ class RegionProposalNetwork(nn.Module):
     def forward(self, x, sizes, scale):
         """
         Args:
-            x: (N, C, H, W) feature maps of a padded batch.
+            x: the feature maps of a padded batch, (N, C, H, W) of each level; a tensor for one level.
             sizes: N pairs (height, width) in pixels: each prepared image without its padding.
             scale: N floats, prepared size / original size.
 
         Returns:
-            rpn_locs (N, K·A, 4): offsets of the anchors.
-            rpn_scores (N, K·A, 2): logits of background and foreground.
-            rois (N, P, 4): each image's proposals, best first, zeros in unused slots. No gradient.
-            n_rois (N,) int32: how many each image has.
-            anchor (K·A, 4): the anchors.
+            `RPNOutput`.
         """
-        n, map_size = len(x), x.shape[2:]
-        anchor = enumerate_shifted_anchor(self.anchor_base, self.cells.stride, *map_size)
-        h = F.relu(self.conv1(x))
-        loc, score = in_full_precision(h, self.loc, self.score)
-        rpn_locs = loc.permute(0, 2, 3, 1).reshape(n, -1, 4)  # (N, K·A, 4)
-        rpn_scores = score.permute(0, 2, 3, 1).reshape(n, -1, 2)  # (N, K·A, 2)
-        foreground = rpn_scores.detach().softmax(dim=2)[..., 1]  # (N, K·A)
+        x = as_levels(x)
+        n, map_sizes = len(x[0]), [tuple(level.shape[2:]) for level in x]
+        rpn_locs, rpn_scores = [], []
+        for level in x:
+            h = F.relu(self.conv1(level))
+            loc, score = in_full_precision(h, self.loc, self.score)
+            rpn_locs.append(loc.permute(0, 2, 3, 1).reshape(n, -1, 4))
+            rpn_scores.append(score.permute(0, 2, 3, 1).reshape(n, -1, 2))
+        level_sizes = [locs.shape[1] for locs in rpn_locs]
+        rpn_locs, rpn_scores = torch.cat(rpn_locs, dim=1), torch.cat(rpn_scores, dim=1)  # (N, K·A, 4) and (…, 2)
+        logits = rpn_scores.detach()
+        # the difference ranks as the softmax does, but never comes to 1 for several
+        score = logits[..., 1] if self.convention.foreground_logit else logits[..., 1] - logits[..., 0]
 
-        valid = None
-        own_sizes = [self.cells.map_size(size) for size in sizes]
-        if any(own != tuple(map_size) for own in own_sizes):
-            valid = x.new_zeros(n, *map_size, len(self.anchor_base), dtype=torch.bool)
-            for own_valid, (height, width) in zip(valid, own_sizes, strict=True):
-                own_valid[:height, :width] = True
-            valid = valid.flatten(1)  # (N, K·A)
-        rois, n_rois = self.proposal_layer.batch(rpn_locs.detach(), foreground, anchor, sizes, scale, valid)
-        return rpn_locs, rpn_scores, rois, n_rois, anchor
+        anchor = self.anchors(map_sizes, sizes)
+        valid = self.own_anchors(map_sizes, sizes, x[0].device)
+        proposals = self.proposal_layer.batch(rpn_locs.detach(), score, anchor, sizes, scale, valid, level_sizes)
+        return RPNOutput(rpn_locs, rpn_scores, proposals.roi, proposals.count, anchor, proposals.score)
+
+    def anchors(self, map_sizes, sizes):
+        """(K·A, 4) the anchors of all cells of maps of `map_sizes`, of a batch of images of `sizes`."""
+        anchors = []
+        for base, level, map_size in zip(self.anchor_base, self.levels, map_sizes, strict=True):
+            stride = level.stride
+            if self.convention.even_strides and 0 not in map_size:
+                padded = level.padded_size(max(side) for side in zip(*sizes, strict=True))
+                stride = tuple(side // n_cell for side, n_cell in zip(padded, map_size, strict=True))
+            anchors.append(enumerate_shifted_anchor(base, stride, *map_size))
+        return torch.cat(anchors)
+
+    def own_sizes(self, size):
+        """(height, width) in cells of each level's map of an image of `size` alone."""
+        return [level.map_size(size) for level in self.levels]
+
+    def own_anchors(self, map_sizes, sizes, device):
+        """(N, K·A) bool: the anchors of the cells that each image would have alone; None where that is all."""
+        own_sizes = [self.own_sizes(size) for size in sizes]
+        if all(own == map_sizes for own in own_sizes):
+            return None
+        masks = []
+        for k, map_size in enumerate(map_sizes):
+            mask = torch.zeros(len(sizes), *map_size, self.anchor_base.shape[1], dtype=torch.bool, device=device)
+            for own_mask, own in zip(mask, own_sizes, strict=True):
+                own_mask[: own[k][0], : own[k][1]] = True
+            masks.append(mask.flatten(1))
+        return torch.cat(masks, dim=1)
+
+
+def as_levels(x):
+    """The levels' feature maps as a list: one map is one level."""
+    return [x] if isinstance(x, torch.Tensor) else x

@@ -3,21 +3,30 @@
 import difflib
 import math
 
+import numpy as np
 from torch import nn
 
 from model.faster_rcnn_alexnet import FasterRCNNAlexNet
-from model.faster_rcnn_mobilenet import FasterRCNNMobileNetV2
+from model.faster_rcnn_mobilenet import FasterRCNNMobileNetV2, FasterRCNNMobileNetV3LargeFPN
 from model.faster_rcnn_resnet import (
     FasterRCNNResNet18C4,
+    FasterRCNNResNet18FPN,
     FasterRCNNResNet34C4,
+    FasterRCNNResNet34FPN,
     FasterRCNNResNet50C4,
+    FasterRCNNResNet50C4Caffe,
+    FasterRCNNResNet50FPN,
     FasterRCNNResNet101C4,
+    FasterRCNNResNet101C4Caffe,
+    FasterRCNNResNet101FPN,
     FasterRCNNResNet152C4,
+    FasterRCNNResNet152C4Caffe,
 )
 from model.faster_rcnn_tiny import FasterRCNNTiny
 from model.faster_rcnn_vgg16 import FasterRCNNVGG16
 from model.faster_rcnn_vgg_cnn_m import FasterRCNNVGGCNNM
-from utils.checkpoint import fit_state_dict, read_checkpoint
+from model.utils.convention import CONVENTIONS
+from utils.checkpoint import FORMAT_VERSION, fit_state_dict, read_checkpoint
 from utils.errors import UserError
 from utils.image_tool import INPUT_MODES
 from utils.label_names import VOC_BBOX_LABEL_NAMES
@@ -31,7 +40,15 @@ MODELS = {
     "resnet50_c4": FasterRCNNResNet50C4,
     "resnet101_c4": FasterRCNNResNet101C4,
     "resnet152_c4": FasterRCNNResNet152C4,
+    "resnet50_c4_caffe": FasterRCNNResNet50C4Caffe,
+    "resnet101_c4_caffe": FasterRCNNResNet101C4Caffe,
+    "resnet152_c4_caffe": FasterRCNNResNet152C4Caffe,
+    "resnet18_fpn": FasterRCNNResNet18FPN,
+    "resnet34_fpn": FasterRCNNResNet34FPN,
+    "resnet50_fpn": FasterRCNNResNet50FPN,
+    "resnet101_fpn": FasterRCNNResNet101FPN,
     "mobilenet_v2": FasterRCNNMobileNetV2,
+    "mobilenet_v3_large_fpn": FasterRCNNMobileNetV3LargeFPN,
     "tiny": FasterRCNNTiny,
 }
 
@@ -49,9 +66,17 @@ ARCHITECTURE = {
     "min_size": "min_size",
     "max_size": "max_size",
     "input_mode": "input_mode",
+    "convention": "convention",
+    "nms_thresh": "default_nms_thresh",
+    "max_dets": "max_dets",
+    "rpn_only": "rpn_only",
 }
+PROPOSALS = {f"rpn_{name}": name for name in ("n_train_pre_nms", "n_train_post_nms", "n_test_pre_nms",
+             "n_test_post_nms", "nms_thresh", "score_thresh")}  # of `ProposalCreator`  # fmt: skip
+STORED = (*ARCHITECTURE, *PROPOSALS)
+NETWORK_OPTIONS = tuple(name for name in STORED if name != "rpn_only")  # which --schedule decides
 KINDS = {"anchor_scales": list, "anchor_ratios": list, "roi": str, "use_drop": bool, "class_agnostic": bool,
-         "input_mode": str}  # else numbers  # fmt: skip
+         "input_mode": str, "convention": str, "rpn_only": bool}  # else numbers  # fmt: skip
 CLASS_LAYERS = ("head.score.", "head.cls_loc.")  # what depends on the classes
 
 
@@ -62,13 +87,15 @@ def build_model(name, n_fg_class, label_names=None, **options):
         name: a key of MODELS.
         n_fg_class: foreground classes, L.
         label_names: their names.
-        options: keys of ARCHITECTURE; None means the model's own default.
+        options: some of STORED; None means the model's own default.
     """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(MODELS)}"
         raise UserError(f"--model={name}: unknown; {hint}")
-    keywords = {ARCHITECTURE[key]: value for key, value in options.items() if value is not None}
+    options = {key: value for key, value in options.items() if value is not None}
+    proposals = {PROPOSALS[key]: options.pop(key) for key in list(options) if key in PROPOSALS}
+    keywords = {ARCHITECTURE[key]: value for key, value in options.items()} | {"proposals": proposals}
     try:
         return MODELS[name](n_fg_class, label_names=label_names, **keywords)
     except ValueError as error:
@@ -78,7 +105,9 @@ def build_model(name, n_fg_class, label_names=None, **options):
 def architecture(model):
     """The options with which `build_model` makes this network again, as plain values for a checkpoint."""
     names = {cls: name for name, cls in MODELS.items()}
-    return {
+    conventions = {convention: name for name, convention in CONVENTIONS.items()}
+    proposals = {key: getattr(model.rpn.proposal_layer, name) for key, name in PROPOSALS.items()}
+    return proposals | {
         "model": names.get(type(model), type(model).__name__),
         "anchor_scales": list(model.rpn.anchor_scales),
         "anchor_ratios": list(model.rpn.ratios),
@@ -92,6 +121,25 @@ def architecture(model):
         "min_size": model.min_size,
         "max_size": model.max_size,
         "input_mode": model.input_mode,
+        "convention": conventions[model.convention],
+        "nms_thresh": model.default_nms_thresh,
+        "max_dets": model.max_dets,
+        "rpn_only": model.rpn_only,
+    }
+
+
+def checkpoint_content(model, config=None, vis_info=None, /, **other_info):
+    """What a checkpoint says of `model`: its weights, how it is built, `config` (options as plain values), other facts.
+
+    numpy's values become Python's: a file is read again without any class of another package.
+    """
+    plain = {name: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for name, v in other_info.items()}
+    names = list(model.label_names) if model.label_names else None
+    return {
+        "model": model.state_dict(),
+        "config": {**(config or {}), **architecture(model), "frozen_bn": model.frozen_bn},
+        "other_info": {"format_version": FORMAT_VERSION, "label_names": names, **plain},
+        "vis_info": vis_info or {},
     }
 
 
@@ -101,7 +149,7 @@ def load_model(path, device="cpu", **options):
     Args:
         path: a checkpoint of this project or of simple-faster-rcnn, or a bare state dict.
         device: where it shall run.
-        options: `model` or keys of ARCHITECTURE that override what the file says; None means no override.
+        options: `model` or some of STORED that override what the file says; None means no override.
 
     Raises:
         UserError: not a checkpoint, or one that fits no model.
@@ -158,7 +206,7 @@ def _model_name(checkpoint, given=None):
 def _stored_options(checkpoint):
     """What the file says of the network and its input; simple-faster-rcnn's files say less, and in other words."""
     config = checkpoint.config
-    options = {key: config[key] for key in ARCHITECTURE if config.get(key) is not None}
+    options = {key: config[key] for key in STORED if config.get(key) is not None}
     for key, value in options.items():
         if not isinstance(value, KINDS.get(key, int | float)):
             raise UserError(f"{checkpoint.path}: its {key} is {value!r}, which can't be; set --{key.replace('_', '-')}")

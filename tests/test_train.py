@@ -210,7 +210,7 @@ def test_debug_file_opens_ipdb(home, tmp_path):
 def test_models_lists_what_there_is_to_choose(tmp_path):
     done = run(tmp_path, "models", "--model=tiny", "--device=cpu")
     header, row = done.stdout.splitlines()
-    assert header.split()[:5] == ["model", "parameters", "stride", "GFLOPs", "ms"]
+    assert header.split()[:6] == ["model", "parameters", "stride", "RoIs", "GFLOPs", "ms"]
     assert row.split()[:4] == ["tiny", "2.4", "M", "8"]
 
 

@@ -142,17 +142,17 @@ def test_batch_is_the_mean_of_its_images(trainer):
 
 def drawn(trainer, indices, imgs=None, sizes=None):
     """What the RPN learns from in each image, and the head's generator after it, for a batch of `indices`."""
-    seen = []
+    labels, numbers = [], []
     creator, others = trainer.anchor_target_creator, trainer.proposal_target_creator
 
     def anchors(*args):
         loc, label = creator(*args)
-        seen.append(label)
+        labels.append(label)
         return loc, label
 
     def proposals(*args, **kwargs):
         sample = others(*args, **kwargs)
-        seen.append(torch.rand(4, generator=args[-1]))
+        numbers.append(torch.rand(4, generator=args[-1]))
         return sample
 
     trainer.anchor_target_creator, trainer.proposal_target_creator = anchors, proposals
@@ -161,7 +161,7 @@ def drawn(trainer, indices, imgs=None, sizes=None):
         trainer(images(n) if imgs is None else imgs, [BOXES] * n, [LABELS] * n, 1.0, sizes, indices)
     finally:
         trainer.anchor_target_creator, trainer.proposal_target_creator = creator, others
-    return list(zip(seen[::2], seen[1::2]))
+    return list(zip(labels, numbers, strict=True))
 
 
 def test_draws_do_not_depend_on_the_padding(trainer):
@@ -212,16 +212,16 @@ def test_global_generators_are_left_alone(trainer):
 
 def test_nothing_is_taken_from_the_padding(trainer):
     sizes = [(64, 80), (37, 50)]
-    seen = []
+    anchors_seen, rois_seen = [], []
     anchor_creator, roi_creator = trainer.anchor_target_creator, trainer.proposal_target_creator
-    trainer.anchor_target_creator = lambda *args: seen.append(args[1:3]) or anchor_creator(*args)
+    trainer.anchor_target_creator = lambda *args: anchors_seen.append(args[1:3]) or anchor_creator(*args)
     trainer.proposal_target_creator = lambda *args, n_roi: (
-        seen.append((args[0][:n_roi],)) or roi_creator(*args, n_roi=n_roi)
+        rois_seen.append(args[0][:n_roi]) or roi_creator(*args, n_roi=n_roi)
     )
     boxes = [BOXES, BOXES[:1] * 0.7]
     losses = trainer(images(2), boxes, [LABELS, LABELS[:1]], 1.0, torch.tensor(sizes))
     assert torch.isfinite(losses.total_loss)
-    for (anchor, img_size), (rois,), size in zip(seen[::2], seen[1::2], sizes, strict=True):
+    for (anchor, img_size), rois, size in zip(anchors_seen, rois_seen, sizes, strict=True):
         assert tuple(img_size) == size
         assert len(anchor) == n_anchors(*size)
         assert (rois[:, 2] <= size[0]).all()

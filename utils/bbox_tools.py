@@ -5,10 +5,13 @@ y_max − y_min, without +1. A `loc` is (dy, dx, dh, dw), the parameterisation o
 equation 2), here in y, x order.
 """
 
+import math
+
 import torch
 
-# exp(10) is 22,026: a box that much larger than its source covers any picture, and float32 stays finite.
-MAX_LOG_SCALE = 10.0
+# A box is decoded to at most 62.5 times its source's side: it covers any picture then, and float32 stays finite. The
+# number is Detectron's and torchvision's.
+MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def _centre_and_size(bbox):
@@ -76,6 +79,14 @@ def resize_bbox(bbox, in_size, out_size):
     scaled[:, 0::2] *= y_scale
     scaled[:, 1::2] *= x_scale
     return scaled
+
+
+def pixel_edges(bbox, plus_one=1):
+    """(..., 4) boxes of the indices of their first and last pixel → their edges, with which all else here reckons.
+
+    `plus_one` 0 is for boxes that are edges already.
+    """
+    return torch.cat([bbox[..., :2], bbox[..., 2:] + plus_one], dim=-1) if plus_one else bbox
 
 
 def yx2xy(bbox):

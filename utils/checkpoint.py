@@ -65,10 +65,15 @@ def read_checkpoint(path):
     Raises:
         UserError: no such file, not a checkpoint, or one that would run code when loaded.
     """
+    return _checkpoint(path, read_torch_file(path))
+
+
+def read_torch_file(path):
+    """What a file of torch's holds, with its tensors on the CPU, whatever that is. Raises UserError where it can't."""
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols: a file is read or refused, with one line
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; check the path") from None
     except IsADirectoryError:
@@ -79,7 +84,6 @@ def read_checkpoint(path):
         raise UserError(f"{path}: not a checkpoint that can be loaded safely ({reason}); choose another file") from None
     except Exception:  # torch's readers answer damaged files with whatever breaks first, struct.error for one
         raise UserError(f"{path}: not a checkpoint, or a damaged one; choose another file") from None
-    return _checkpoint(path, content)
 
 
 def _checkpoint(path, content):

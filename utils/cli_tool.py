@@ -3,13 +3,17 @@
 import argparse
 import ctypes
 import difflib
+import os
+import random
+import signal
 import sys
 from bdb import BdbQuit
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -77,6 +81,44 @@ def make_run_dir(name, overwrite=False, root="runs"):
     for checkpoint in path.glob("*.pth"):  # the former run's: beside the new one's they would pass for its own
         checkpoint.replace(f"{checkpoint}.old")
     return path
+
+
+@contextmanager
+def writing(path):
+    """Where a file is written: what goes wrong is one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--out={path}: can't be written ({error.strerror}); choose another file") from None
+
+
+def seed_everything(seed):
+    """For the initial weights and dropout; all else draws from (seed, epoch, image)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def leave_with_the_state_saved():
+    """On SIGTERM, and when the terminal is closed (unless nohup has it ignored), as after Ctrl-C."""
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
+def workers(n):
+    return min(n, os.cpu_count() or 1)
+
+
+def is_finite(model):
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad)
+
+
+def check_finite(model, step):
+    """Before a checkpoint is written: one with NaN would take the place of a good one."""
+    if not is_finite(model):
+        raise UserError(f"the parameters are not finite after step {step}: lower --lr, or raise --warmup")
 
 
 def run_command(commands, argv, fire):

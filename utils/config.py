@@ -31,6 +31,13 @@ class Config:
     label_names: str | None = option(None, "data", "class names, a,b,c or a file; default: the checkpoint's, or found")
     min_size: int = option(600, "data", "pixels that the short side is resized to", low=16, high=10000)
     max_size: int = option(1000, "data", "pixels that the long side may have at most", low=16, high=10000)
+    train_sizes: tuple[int, ...] | None = option(
+        None, "data", "short sides, as 480,600,720, one of which is drawn for each training image", low=16, high=10000
+    )
+    max_ratio: float | None = option(
+        None, "data", "training images longer than so many short sides are cut around their boxes (jwyang's: 2)", low=1
+    )
+    group_by_aspect: bool = option(False, "data", "batches of wide or of tall images, so that little is padded")
     num_workers: int = option(8, "data", "processes that load training images, at most one a core", low=0, high=256)
     test_num_workers: int = option(8, "data", "the same for evaluation", low=0, high=256)
     # model
@@ -43,7 +50,7 @@ class Config:
         None, "model", "range, mean and channel order of the input", choices=("torchvision", "caffe", "caffe_legacy")
     )
     freeze_at: int | None = option(
-        None, "model", "stages of the extractor that stay as they were; default: the model's", low=0, high=5
+        None, "model", "stages of the extractor that stay as they were; default: the model's", low=0, high=6
     )
     use_drop: bool = option(False, "model", "dropout after the fully connected layers of the head")
     roi: str | None = option(None, "model", "RoI features; default: the model's", choices=("pool", "align", "crop"))
@@ -60,7 +67,30 @@ class Config:
     rpn_min_size: float | None = option(
         None, "model", "shortest side of a proposal in pixels of the picture; default: the model's", low=0
     )
+    rpn_n_train_pre_nms: int | None = option(
+        None, "model", "proposals before their suppression, of each level, in training; default: the model's", low=1
+    )
+    rpn_n_train_post_nms: int | None = option(None, "model", "and at most after it; default: the model's", low=1)
+    rpn_n_test_pre_nms: int | None = option(None, "model", "the same in testing, before; default: the model's", low=1)
+    rpn_n_test_post_nms: int | None = option(None, "model", "and after; default: the model's", low=1)
+    rpn_nms_thresh: float | None = option(
+        None, "model", "IoU above which the weaker of two proposals is dropped; default: 0.7", low=0, high=1
+    )
+    rpn_score_thresh: float | None = option(
+        None, "model", "probability below which a proposal is dropped; default: the model's", low=0, high=1
+    )
+    convention: str | None = option(
+        None, "model", "whose pixels, anchors and order of steps; default: continuous, or the checkpoint's",
+        choices=("continuous", "chainercv", "py-faster-rcnn", "torchvision"),
+    )  # fmt: skip
     # schedule
+    schedule: str = option(
+        "joint", "schedule", "what is trained: RPN and head together, one of them, or in the paper's four steps",
+        choices=("joint", "rpn", "fast_rcnn", "alternating"),
+    )  # fmt: skip
+    proposals: tuple[str, ...] | None = option(
+        None, "schedule", "files of train.py propose, a,b: for --schedule=fast_rcnn, and for eval in place of the RPN's"
+    )
     epoch: int = option(14, "schedule", "passes over the training images", low=1)
     max_iter: int | None = option(None, "schedule", "stop after so many steps in all", low=1)
     batch_size: int = option(1, "schedule", "images a step", low=1, high=4096)
@@ -107,15 +137,24 @@ class Config:
     plot_every: int = option(40, "run", "steps between two updates of the dashboard", low=1)
     eval_every: int = option(1, "run", "epochs between two evaluations on val_split", low=1)
     debug_file: str = option("/tmp/debugf", "run", "if this file exists, ipdb opens at the next update")
+    draw: int | None = option(
+        None, "run", "at the end, draw what the best checkpoint sees in so many pictures of --val-split", low=1
+    )
     # evaluation and prediction
     test_num: int = option(10000, "evaluation", "images evaluated at most", low=1)
     score_thresh: float | None = option(
         None, "evaluation", "boxes below this score are dropped; default: 0.05 in eval, 0.7 in predict", low=0, high=1
     )
     nms_thresh: float | None = option(
-        None, "evaluation", "IoU above which the weaker box of a class is dropped; default: 0.3", low=0, high=1
+        None,
+        "evaluation",
+        "IoU above which a class's weaker box is dropped; default: 0.3, or the checkpoint's",
+        low=0,
+        high=1,
     )
-    max_dets: int | None = option(None, "evaluation", "boxes an image at most, the best; default: all", low=1)
+    max_dets: int | None = option(
+        None, "evaluation", "boxes an image at most, the best; default: all, or the checkpoint's", low=1
+    )
     out: str | None = option(None, "prediction", "where to write; default: beside the checkpoint (eval), runs/predict")
     image: str | None = option(None, "prediction", "a picture, a folder of pictures or a glob")
     # simple-faster-rcnn's, whose purpose is gone
@@ -158,6 +197,8 @@ class Config:
             raise UserError(f"{flag(weights)} and {flag(start)} both say where the weights come from; give one of them")
         if values.get("pretrained_model") == "none" and values.get("pretrained_path"):
             raise UserError("--pretrained-model=none starts from random weights; leave out it or --pretrained-path")
+        if (values.get("schedule", self.schedule) == "fast_rcnn") and not values.get("proposals", self.proposals):
+            raise UserError("--schedule=fast_rcnn learns from stored proposals: name their files with --proposals")
         caffe = values.get("caffe_pretrain", self.caffe_pretrain)
         for name in ("pretrained_model", "pretrained_path"):
             if caffe and values.get(name) not in (None, "vgg16"):

@@ -3,6 +3,7 @@
 `prepare` is the only resize and normalise of the project: the datasets, `FasterRCNN.predict` and the commands use it.
 """
 
+import math
 from contextlib import contextmanager
 from functools import cache
 
@@ -82,13 +83,17 @@ def inverse_normalize(img, input_mode="torchvision"):
     return (img.flip(-3) if bgr else img).clamp(0, 255)
 
 
-def resized_size(size, min_size, max_size):
+def resized_size(size, min_size, max_size, rule="round"):
     """(H, W) after the short side is brought to `min_size`, or the long side to `max_size` where that is less.
 
     No side is less than 16 px.
+
+    Args:
+        rule: how sides become whole: 'round' or 'floor'.
     """
     scale = min(min_size / min(size), max_size / max(size))
-    return tuple(max(MIN_SIDE, round(side * scale)) for side in size)
+    whole = round if rule == "round" else math.floor
+    return tuple(max(MIN_SIDE, whole(side * scale)) for side in size)
 
 
 def resize(img, size):
@@ -105,13 +110,14 @@ def resize(img, size):
         torch.set_num_threads(n_threads)
 
 
-def prepare(img, min_size=600, max_size=1000, input_mode="torchvision"):
+def prepare(img, min_size=600, max_size=1000, input_mode="torchvision", rule="round"):
     """Resize and normalise one picture for a network.
 
     Args:
         img: (3, H, W) RGB array or tensor, 0..255.
         min_size, max_size: pixels of the short side wanted, and of the long side allowed (Ren et al. §3.3).
         input_mode: a name of INPUT_MODES.
+        rule: see `resized_size`.
 
     Returns:
         (3, H', W') float32 tensor on the device of `img`.
@@ -122,4 +128,9 @@ def prepare(img, min_size=600, max_size=1000, input_mode="torchvision"):
     img = totensor(img, dtype=torch.float32)
     if img.ndim != 3 or img.shape[0] != 3 or img.numel() == 0:
         raise ValueError(f"a picture of shape {tuple(img.shape)}: must be (3, H, W), with H and W at least 1")
-    return normalize(resize(img, resized_size(img.shape[1:], min_size, max_size)), input_mode)
+    return prepare_to(img, resized_size(img.shape[1:], min_size, max_size, rule), input_mode)
+
+
+def prepare_to(img, size, input_mode="torchvision"):
+    """`prepare`, to a given `size` (H, W)."""
+    return normalize(resize(totensor(img, dtype=torch.float32), size), input_mode)

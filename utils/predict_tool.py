@@ -5,6 +5,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -16,7 +17,7 @@ from utils.image_tool import read_image
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
-def evaluate_model(model, loader, max_dets=None, on_progress=None, n_together=1, raw=False):
+def evaluate_model(model, loader, on_progress=None, n_together=1, raw=False, rois=None):
     """Detect in every image of `loader` and score what was found.
 
     Only the boxes are kept: memory grows by the detections and the true boxes, not by the pictures.
@@ -25,23 +26,51 @@ def evaluate_model(model, loader, max_dets=None, on_progress=None, n_together=1,
         model: a `FasterRCNN`.
         loader: yields (img, (H, W), bbox, label, difficult), see `data.dataset.TestDataset`.
         raw: img is a picture that `predict` shall prepare; else it is prepared.
-        max_dets: boxes an image at most.
         on_progress: called with the number of images that were done since the last call.
         n_together: images given to `predict` at a time: some batches, so that images of one size find each other.
+        rois: for each image (P, 4) boxes in its pixels, in place of the RPN's proposals.
 
     Returns:
-        `VOCResult`.
+        `VOCResult`; of an RPN alone, for the one class of all objects.
     """
     columns = [[] for _ in range(6)]  # predicted bboxes, labels, scores; true bboxes, labels, difficults
     rows = iter(loader)
     while chunk := list(islice(rows, n_together)):
         imgs, sizes, *truth = zip(*chunk, strict=True)
-        detections = model.predict(imgs, None if raw else sizes, max_dets=max_dets)
+        begin = len(columns[0])
+        own = None if rois is None else rois[begin : begin + len(chunk)]
+        detections = model.predict(imgs, None if raw else sizes, rois=own)
         for column, values in zip(columns, (*detections, *truth), strict=True):
             column.extend(values)
         if on_progress:
             on_progress(len(chunk))
-    return evaluate_detections(*columns, label_names=model.label_names)
+    if model.rpn_only:
+        columns[4] = [np.zeros_like(label) for label in columns[4]]
+    return evaluate_detections(*columns, label_names=model.detected_names)
+
+
+def propose_all(model, loader, n_pre_nms, n_post_nms, on_progress=None, n_together=1, raw=False):
+    """The RPN's proposals for each image of `loader`; the other arguments are those of `evaluate_model`.
+
+    Args:
+        n_pre_nms, n_post_nms: at most so many before their suppression, of each level, and after it.
+
+    Returns:
+        (bbox, score) of each image, see `FasterRCNN.propose`.
+    """
+    layer = model.rpn.proposal_layer
+    usual = layer.n_test_pre_nms, layer.n_test_post_nms
+    layer.n_test_pre_nms, layer.n_test_post_nms = n_pre_nms, n_post_nms
+    proposals, rows = [], iter(loader)
+    try:
+        while chunk := list(islice(rows, n_together)):
+            imgs, sizes, *_ = zip(*chunk, strict=True)
+            proposals += model.propose(imgs, None if raw else sizes)
+            if on_progress:
+                on_progress(len(chunk))
+    finally:
+        layer.n_test_pre_nms, layer.n_test_post_nms = usual
+    return proposals
 
 
 def find_images(pattern):
@@ -77,7 +106,7 @@ def detection_record(path, size, bbox, label, score, label_names):
     return {"image": str(path), "height": size[0], "width": size[1], "detections": boxes}
 
 
-def predict_files(model, paths, out_dir, max_dets=None, n_together=1):
+def predict_files(model, paths, out_dir, n_together=1):
     """Detect in picture files; write each with its boxes drawn, and all boxes to `detections.json`.
 
     A picture that can't be read is reported and left out: the others are not lost for it.
@@ -106,10 +135,10 @@ def predict_files(model, paths, out_dir, max_dets=None, n_together=1):
                     pictures.append((path, name, read_image(path)))
                 except UserError as error:
                     problems.append(str(error))
-            detections = model.predict([img for _, _, img in pictures], max_dets=max_dets)
+            detections = model.predict([img for _, _, img in pictures])
             for (path, name, img), bbox, label, score in zip(pictures, *detections, strict=True):
-                records.append(detection_record(path, img.shape[1:], bbox, label, score, model.label_names))
-                drawn = draw_bboxes(img, bbox, label, score, model.label_names)
+                records.append(detection_record(path, img.shape[1:], bbox, label, score, model.detected_names))
+                drawn = draw_bboxes(img, bbox, label, score, model.detected_names)
                 Image.fromarray(drawn).save(out_dir / name, quality=95)
         document = {"box_format": "x_min, y_min, x_max, y_max in pixels", "images": records}
         (out_dir / "detections.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), "utf-8")

@@ -14,7 +14,6 @@ from model.ops import kernel
 from model.ops.kernel import PHASE, THREADS, TILE
 from utils.bbox_tools import yx2xy
 
-
 CHUNK = 512  # boxes that a CPU looks at together
 
 

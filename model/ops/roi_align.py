@@ -14,8 +14,8 @@ from model.ops.kernel import CHANNELS, MAX_BINS, THREADS
 from model.ops.roi_pool import box_dtype, check_range, check_rois, torchvision_rois
 
 CHUNK = 2**24  # numbers that the backward pass holds beside its result on a CPU
-# Cells up to which a CPU's products over whole rows and columns beat torchvision's loops over samples; the backward one,
-# on a single core, is the slower of these.
+# Cells up to which a CPU's products over whole rows and columns beat torchvision's loops over samples, of which the
+# backward one, on a single core, is the slower.
 SMALL_MAP, SMALL_MAP_BACKWARD = 1024, 32768
 
 

@@ -36,9 +36,11 @@ class Cells:
 
     Args:
         windows: of the layers before the map, first to last; those without a stride that keep the size may be left out.
+        multiple: images are padded with zeros, at the bottom and right, until their sides are multiples of it.
     """
 
     windows: tuple
+    multiple: int = 1
 
     @property
     def stride(self):
@@ -58,9 +60,13 @@ class Cells:
             jump *= window.stride
         return at
 
+    def padded_size(self, img_size):
+        """(H, W) in pixels of an image of `img_size` (H, W), with its padding."""
+        return tuple(math.ceil(side / self.multiple) * self.multiple for side in img_size)
+
     def map_size(self, img_size):
         """(H, W) in cells, for an image of `img_size` (H, W) pixels."""
-        height, width = img_size
+        height, width = self.padded_size(img_size)
         for window in self.windows:
             height, width = window.n_cells(height), window.n_cells(width)
         return height, width
@@ -81,41 +87,74 @@ def generate_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16,
     Returns:
         (A, 4) float32 boxes (y_min, x_min, y_max, x_max), not rounded; anchor index = ratio · len(scales) + scale.
     """
-    ratio = np.repeat(np.asarray(ratios, np.float64), len(anchor_scales))  # (A,)
-    side = base_size * np.tile(np.asarray(anchor_scales, np.float64), len(ratios))
-    height, width = side * np.sqrt(ratio), side / np.sqrt(ratio)
-    corners = np.stack([-height, -width, height, width], axis=1) / 2  # (A, 4)
+    ratio, scale = _each_with_each(ratios, anchor_scales)  # (A,)
+    side = base_size * scale
     center = base_size / 2 if center is None else center
+    return _centred(side * np.sqrt(ratio), side / np.sqrt(ratio), center)
+
+
+def caffe_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16, 32), center=None):
+    """py-faster-rcnn's anchors: of the box (0, 0, base_size − 1, base_size − 1), with whole sides at scale 1.
+
+    Arguments and result as of `generate_anchor_base`, but corners are the indices of the first and last pixel, and
+    stand around the middle of the cell whatever `center` is.
+    """
+    ratio, scale = _each_with_each(ratios, anchor_scales)
+    width = np.round(np.sqrt(base_size**2 / ratio))
+    height = np.round(width * ratio)
+    return _centred(height * scale - 1, width * scale - 1, (base_size - 1) / 2)
+
+
+def torchvision_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16, 32), center=None):
+    """torchvision's anchors: around the image's corner, whatever `center` is, with whole corners."""
+    return generate_anchor_base(base_size, ratios, anchor_scales, 0).round()
+
+
+def _each_with_each(ratios, anchor_scales):
+    ratios, anchor_scales = np.asarray(ratios, np.float64), np.asarray(anchor_scales, np.float64)
+    return np.repeat(ratios, len(anchor_scales)), np.tile(anchor_scales, len(ratios))
+
+
+def _centred(height, width, center):
+    corners = np.stack([-height, -width, height, width], axis=1) / 2  # (A, 4)
     return torch.from_numpy((corners + center).astype(np.float32))
 
 
 def enumerate_shifted_anchor(anchor_base, feat_stride, height, width):
     """The anchors of all cells of a (height, width) map whose cells are `feat_stride` pixels apart.
 
+    Args:
+        anchor_base: (A, 4) anchors of the first cell.
+        feat_stride: a number, or one down and one to the right.
+
     Returns:
         (K·A, 4) float32 boxes on the device of `anchor_base`: cells row by row, the A anchors of a cell together.
     """
     device = anchor_base.device
-    y = torch.arange(height, device=device, dtype=torch.float32) * feat_stride
-    x = torch.arange(width, device=device, dtype=torch.float32) * feat_stride
+    down, right = feat_stride if isinstance(feat_stride, tuple) else (feat_stride, feat_stride)
+    y = torch.arange(height, device=device, dtype=torch.float32) * down
+    x = torch.arange(width, device=device, dtype=torch.float32) * right
     y, x = torch.meshgrid(y, x, indexing="ij")  # (height, width)
     shift = torch.stack([y, x, y, x], dim=-1).reshape(-1, 1, 4)  # (K, 1, 4)
     return (shift + anchor_base).reshape(-1, 4)
 
 
-def crop_cells(x, map_size, own_size):
+def crop_cells(x, map_sizes, own_sizes):
     """Rows of `x` that belong to the cells which an image has of its own within a padded batch.
 
     Args:
-        x: (K·A, ...) one row an anchor, for the map of the padded batch.
-        map_size: (height, width) of that map in cells.
-        own_size: (height, width) of the map that the image alone would have.
+        x: (K·A, ...) one row an anchor, for the maps of the padded batch, one map after the other.
+        map_sizes: (height, width) of each map in cells.
+        own_sizes: (height, width) of each map that the image alone would have.
 
     Returns:
-        (K'·A, ...) the rows of the top left `own_size` cells; `x` itself where nothing was padded.
+        (K'·A, ...) the rows of the top left `own_sizes` cells; `x` itself where nothing was padded.
     """
-    if tuple(map_size) == tuple(own_size):
+    if list(map(tuple, map_sizes)) == list(map(tuple, own_sizes)):
         return x
-    (height, width), (own_height, own_width) = map_size, own_size
-    cells = x.reshape(height, width, -1, *x.shape[1:])[:own_height, :own_width]
-    return cells.reshape(-1, *x.shape[1:])
+    n_anchor = len(x) // sum(height * width for height, width in map_sizes)
+    maps = x.split([height * width * n_anchor for height, width in map_sizes])
+    return torch.cat([
+        cells.reshape(*map_size, n_anchor, *x.shape[1:])[:height, :width].flatten(0, 2)
+        for cells, map_size, (height, width) in zip(maps, map_sizes, own_sizes, strict=True)
+    ])  # fmt: skip

@@ -1,5 +1,7 @@
 """data/dataset.py: boxes follow the pixels, and nothing but (seed, epoch, index) decides the augmentation."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -205,12 +207,81 @@ def test_pictures_may_be_prepared_on_the_device(workers, input_mode):
             set_epoch(loader, epoch)
         for ready, raw in zip(*loaders, strict=True):
             assert all(picture.dtype == torch.uint8 for picture in raw.pictures)
-            made = to_device(raw, torch.device("cpu"), **preparation)
+            made = to_device(raw, torch.device("cpu"), input_mode)
             for a, b in zip(to_device(ready, torch.device("cpu")), made, strict=True):
                 if isinstance(a, list):
                     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-                else:
+                elif a is not None:
                     assert torch.equal(a, b)
+
+
+def test_short_sides_are_drawn_and_reach_batches_and_bytes():
+    options = {"min_size": 60, "max_size": 200, "min_sizes": (30, 45)}
+    ready, raw = (Dataset(many(), **options, raw=raw) for raw in (False, True))
+    short = [min(ready[i][0].shape[1:]) for i in range(24)]
+    assert 4 < short.count(30) < 20
+    assert set(short) == {30, 45}
+    batch = to_device(collate(raw.__getitems__([0, 1, 2])), torch.device("cpu"))
+    for k, img in enumerate(batch.imgs):
+        height, width = batch.sizes[k].tolist()
+        assert torch.equal(img[:, :height, :width], ready[k][0])
+
+
+def test_long_pictures_are_cut_and_lose_the_boxes_outside():
+    boxes = [[2, 0, 18, 4], [2, 150, 18, 155], [2, 195, 18, 199]]
+    db = Pictures([(20, 200), (20, 30)], [boxes, [[1, 2, 9, 9]]])
+    dataset = small(db, min_size=20, max_size=500, flip=False, max_ratio=2)
+    counts = set()
+    for seed in range(30):
+        dataset.seed = seed
+        img, bbox, label, scale = dataset[0]
+        assert img.shape == (3, 20, 40)
+        assert scale == 1
+        assert len(bbox) == len(label)
+        counts.add(tuple(label))
+        for y_min, x_min, y_max, x_max in bbox.astype(int):
+            pixels = inverse_normalize(img)[:, y_min:y_max, x_min:x_max]
+            torch.testing.assert_close(pixels, torch.full_like(pixels, 255.0))
+    assert {(), (1,), (1, 2)} & counts > {()}
+    assert dataset[1][0].shape == (3, 20, 30)
+
+
+def test_proposals_are_mirrored_and_resized_with_their_picture():
+    db = many(6)
+    proposals = [np.array([[5, 2, 15, 12], [0, 0, 30, 40]], np.float32)] * 6  # the first is the true box
+    loader = train_loader(small(db, proposals=proposals), 3)
+    flipped = 0
+    for epoch in range(3):
+        set_epoch(loader, epoch)
+        for batch in loader:
+            batch = to_device(batch, torch.device("cpu"))
+            for bbox, rois, size in zip(batch.bboxes, batch.rois, batch.sizes.tolist(), strict=True):
+                assert torch.equal(rois[:1], bbox)
+                flipped += mirrored(bbox, size[1])
+    assert 3 < flipped < 15
+    assert next(iter(train_loader(small(db), 3))).rois is None
+
+
+def test_batches_of_wide_and_of_tall_pictures():
+    sizes = [(30, 40) if i % 3 else (40, 30) for i in range(23)]
+    db = Pictures(sizes, [[[2, 2, 10, 10]]] * 23)
+    wide = [width > height for height, width in sizes]
+    loaders = [train_loader(small(db), 4, wide=own) for own in (wide, None)]
+    orders = []
+    for epoch in range(2):
+        for loader in loaders:
+            set_epoch(loader, epoch)
+        grouped, mixed = ([batch.indices.tolist() for batch in loader] for loader in loaders)
+        assert len(grouped) == len(mixed) == len(loaders[0]) == 6
+        assert sorted(chain(*grouped)) == list(range(23))
+        assert sum(len({wide[i] for i in batch}) == 2 for batch in grouped) <= 1
+        assert sum(len({wide[i] for i in batch}) == 2 for batch in mixed) > 1
+        own = [[i for i in chain(*order) if wide[i]] for order in (grouped, mixed)]
+        assert set(own[0]) == set(own[1])
+        orders.append(grouped)
+    assert orders[0] != orders[1]
+    set_epoch(loaders[0], 0)
+    assert [batch.indices.tolist() for batch in loaders[0]] == orders[0]
 
 
 def test_bytes_are_the_nearest():

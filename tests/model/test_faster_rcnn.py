@@ -23,9 +23,9 @@ def lively(model, seed=0):
     return model
 
 
-def lively_tiny():
+def lively_tiny(**options):
     torch.manual_seed(3)
-    return lively(FasterRCNNTiny(3, min_size=64, max_size=120, label_names=("a", "b", "c"))).eval()
+    return lively(FasterRCNNTiny(3, min_size=64, max_size=120, label_names=("a", "b", "c"), **options)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_pictures_of_many_sizes_do_not_pile_up(tiny, monkeypatch):
     """A picture that waits for another of its size is on the device: at most four batches wait."""
     imgs = pictures([(40 + 3 * k, 60) for k in range(12)])
     prepared, done, piled = [], [], []
-    detect = type(tiny)._detect
+    detect = type(tiny)._boxes_and_scores
 
     def noted(self, batch, *others):
         done.extend(batch)
@@ -110,7 +110,7 @@ def test_pictures_of_many_sizes_do_not_pile_up(tiny, monkeypatch):
         piled.append(len(prepared) - len(done))
         return prepared[-1]
 
-    monkeypatch.setattr(type(tiny), "_detect", noted)
+    monkeypatch.setattr(type(tiny), "_boxes_and_scores", noted)
     monkeypatch.setattr("model.faster_rcnn.prepare", counted)
     together = tiny.predict(imgs, batch_size=2)
     assert len(done) == 12

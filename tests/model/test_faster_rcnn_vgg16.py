@@ -91,7 +91,7 @@ def test_constants():
     assert (model.n_class, model.feat_stride, model.min_size, model.max_size) == (21, 16, 600, 1000)
     assert model.loc_normalize_mean == (0, 0, 0, 0)
     assert model.loc_normalize_std == (0.1, 0.1, 0.2, 0.2)
-    assert (model.head.roi, model.head.roi_size, model.head.spatial_scale) == ("pool", 7, 1 / 16)
+    assert (model.head.roi, model.head.roi_size, model.head.levels[0].stride) == ("pool", 7, 16)
     assert (model.allowed_border, model.n_sample, model.input_mode) == (0, 128, "torchvision")
     creator = model.rpn.proposal_layer
     assert (creator.nms_thresh, creator.min_size) == (0.7, 16)

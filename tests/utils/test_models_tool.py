@@ -23,11 +23,11 @@ def test_alexnets_row():
     assert row.flops == expected
     weights = [c_in * c_out * k * k + c_out for c_in, c_out, k, _ in convolutions + rpn]
     assert row.n_parameter == sum(weights) + sum(c_in * c_out + c_out for c_in, c_out in linear)
-    assert (row.name, row.stride) == ("alexnet", 16)
+    assert (row.name, row.stride, row.n_roi) == ("alexnet", 16, 300)
     assert row.seconds > 0
 
 
 def test_table():
-    lines = models_table([ModelRow("tiny", 2_400_000, 8, 3_210_000_000, 0.0456)], (600, 800)).splitlines()
-    assert lines[0].split()[:5] == ["model", "parameters", "stride", "GFLOPs", "ms"]
-    assert lines[1].split() == ["tiny", "2.4", "M", "8", "3", "46"]
+    lines = models_table([ModelRow("tiny", 2_400_000, 8, 100, 3_210_000_000, 0.0456)], (600, 800)).splitlines()
+    assert lines[0].split()[:6] == ["model", "parameters", "stride", "RoIs", "GFLOPs", "ms"]
+    assert lines[1].split() == ["tiny", "2.4", "M", "8", "100", "3", "46"]

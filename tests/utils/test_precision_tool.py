@@ -59,10 +59,10 @@ def test_the_last_layers_keep_float32():
     model.eval()
     with torch.no_grad(), autocast(CPU, torch.bfloat16):
         features = model.extract(imgs, [(64, 80)])
-        rpn_locs, rpn_scores, rois, n_rois, _ = model.rpn(features, [(64, 80)], [1.0])
+        rpn_locs, rpn_scores, rois, n_rois, *_ = model.rpn(features, [(64, 80)], [1.0])
         n = int(n_rois[0])
         roi_cls_locs, roi_scores = model.head(features, rois[0, :n], torch.zeros(n, dtype=torch.int64))
-    assert features.dtype == torch.bfloat16
+    assert features[0].dtype == torch.bfloat16
     for out in (rpn_locs, rpn_scores, roi_cls_locs, roi_scores):
         assert out.dtype == torch.float32
     scores = rpn_scores[0, :, 1]

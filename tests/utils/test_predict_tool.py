@@ -16,16 +16,17 @@ from utils.predict_tool import detection_record, evaluate_model, find_images, pr
 class Detector:
     """`predict` gives the detections kept for a picture's brightest value, best first."""
 
-    label_names = ("cat", "été")
+    label_names = detected_names = ("cat", "été")
+    rpn_only = False
 
     def __init__(self, known):
         self.known, self.calls = known, []
 
-    def predict(self, imgs, sizes=None, visualize=False, max_dets=None):
-        self.calls.append((len(imgs), sizes, max_dets))
+    def predict(self, imgs, sizes=None, rois=None):
+        self.calls.append((len(imgs), sizes, rois))
         columns = ([], [], [])
         for img in imgs:
-            rows = self.known.get(int(img.max()), [])[:max_dets]
+            rows = self.known.get(int(img.max()), [])
             columns[0].append(np.array([row[0] for row in rows], dtype=np.float32).reshape(-1, 4))
             columns[1].append(np.array([row[1] for row in rows], dtype=np.int32))
             columns[2].append(np.array([row[2] for row in rows], dtype=np.float32))
@@ -110,13 +111,6 @@ def test_pictures_and_boxes_are_written(tmp_path):
         assert np.asarray(drawn.convert("RGB")).astype(int).std(axis=(0, 1)).max() > 5, "no box was drawn"
     with Image.open(out / "two.jpg") as drawn:
         assert np.asarray(drawn).astype(int).std() < 5
-
-
-def test_max_dets_is_passed_on(tmp_path):
-    detector = Detector({200: TWO})
-    records, _ = predict_files(detector, [picture(tmp_path / "a.png", 200)], tmp_path / "out", max_dets=1)
-    assert [d["label"] for d in records[0]["detections"]] == ["été"]
-    assert detector.calls == [(1, None, 1)]
 
 
 def test_a_broken_picture_does_not_lose_the_others(tmp_path):
@@ -241,10 +235,18 @@ def test_evaluate_keeps_no_picture():
     assert result.n_gt.sum() == 40
 
 
-def test_evaluate_passes_max_dets_on():
-    false_alarm = ((50.0, 50.0, 60.0, 60.0), 0, 0.9)
-    detector = Detector({1: [false_alarm, ((0.0, 0.0, 10.0, 10.0), 0, 0.8)]})
-    assert evaluate_model(detector, samples(), max_dets=1).ap[0] == 0
-    assert evaluate_model(detector, samples(), max_dets=2).ap[0] == 0.5
-    assert evaluate_model(detector, samples()).ap[0] == 0.5
-    assert [call[2] for call in detector.calls[::3]] == [1, 2, None]
+def test_evaluate_gives_each_image_its_own_rois():
+    detector = Detector({200: TWO})
+    rows = list(samples())
+    evaluate_model(detector, rows, n_together=2, rois=[np.full((1, 4), i) for i in range(len(rows))])
+    given = [int(own[0, 0]) for _, _, rois in detector.calls for own in rois]
+    assert given == list(range(len(rows)))
+    assert len(detector.calls) == -(-len(rows) // 2)
+
+
+def test_an_rpn_is_judged_as_a_detector_of_one_class():
+    detector = Detector({200: [(box, 0, score) for box, _, score in TWO]})
+    detector.rpn_only, detector.detected_names = True, ("object",)
+    result = evaluate_model(detector, samples())
+    assert result.label_names == ("object",)
+    assert result.n_gt.tolist() == [2]  # a cat and an été, and not the difficult one

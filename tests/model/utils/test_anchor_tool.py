@@ -71,6 +71,8 @@ def test_shifts_row_by_row_with_a_cells_anchors_together(device):
             expected += [[y, x + 1, y + 2, x + 3], [y - 4, x - 5, y + 6, x + 7]]
     assert anchors.device.type == device
     assert anchors.tolist() == expected
+    one = enumerate_shifted_anchor(base[:1], (10, 7), 2, 2)
+    assert one.tolist() == [[0, 1, 2, 3], [0, 8, 2, 10], [10, 1, 12, 3], [10, 8, 12, 10]]
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
@@ -83,26 +85,33 @@ def test_crop_cells_keeps_the_top_left(trailing):
     height, width, per_cell = 3, 4, 2
     rows = torch.tensor([100 * y + 10 * x + a for y in range(height) for x in range(width) for a in range(per_cell)])
     x = rows.view(-1, *[1] * len(trailing)).expand(-1, *trailing)
-    own = crop_cells(x, (3, 4), (2, 3))
+    own = crop_cells(x, [(3, 4)], [(2, 3)])
     assert own.shape == (12, *trailing)
     expected = [100 * y + 10 * x + a for y in range(2) for x in range(3) for a in range(per_cell)]
     assert own.reshape(12, -1)[:, 0].tolist() == expected
 
 
+def test_crop_cells_of_several_maps():
+    first = [(0, y, x, a) for y in range(2) for x in range(3) for a in range(2)]
+    rows = first + [(1, 0, x, a) for x in range(2) for a in range(2)]
+    own = crop_cells(torch.tensor(rows), [(2, 3), (1, 2)], [(1, 2), (1, 1)])
+    assert own.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0], [1, 0, 0, 1]]
+
+
 def test_crop_cells_without_padding():
     x = torch.randn(24, 4)
-    assert torch.equal(crop_cells(x, (3, 4), torch.Size((3, 4))), x)
+    assert crop_cells(x, [(3, 4)], [torch.Size((3, 4))]) is x
 
 
 def test_cropped_anchors_are_those_of_the_small_map():
     base = generate_anchor_base()
     padded = enumerate_shifted_anchor(base, 16, 7, 9)
-    assert torch.equal(crop_cells(padded, (7, 9), (5, 4)), enumerate_shifted_anchor(base, 16, 5, 4))
+    assert torch.equal(crop_cells(padded, [(7, 9)], [(5, 4)]), enumerate_shifted_anchor(base, 16, 5, 4))
 
 
 def test_crop_cells_lets_the_gradient_through():
     x = torch.ones(6, 1, requires_grad=True)
-    crop_cells(x, (2, 3), (1, 2)).sum().backward()
+    crop_cells(x, [(2, 3)], [(1, 2)]).sum().backward()
     assert x.grad[:, 0].tolist() == [1, 1, 0, 0, 0, 0]
 
 

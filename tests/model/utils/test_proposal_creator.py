@@ -85,18 +85,20 @@ def test_a_batch_of_images_has_the_proposals_of_each():
     valid = torch.rand(3, 60, generator=generator) < torch.tensor([[0.9], [0.2], [0.0]])
     sizes, scales = [(100, 80), (60, 120), (90, 90)], [1.0, 0.5, 2.0]
     creator = ProposalCreator(n_test_post_nms=25, min_size=14)
-    roi, n_roi = creator.batch(loc, score, anchor, sizes, scales, valid)
+    roi, n_roi, roi_score = creator.batch(loc, score, anchor, sizes, scales, valid)
     assert roi.shape == (3, 25, 4)
     assert n_roi[0] > n_roi[1] > n_roi[2] == 0
     for i in range(3):
         alone = creator(loc[i][valid[i]], score[i][valid[i]], anchor[valid[i]], sizes[i], scales[i])
         assert torch.equal(roi[i, : n_roi[i]], alone)
         assert roi[i, n_roi[i] :].abs().sum() == 0
+        assert (roi_score[i, : n_roi[i]].diff() <= 0).all()
+        assert (roi_score[i, n_roi[i] :] == -math.inf).all()
 
 
 def test_unused_slots_are_zero_whatever_the_offsets_are():
     anchor = boxes([[0, 0, 40, 40], [50, 0, 90, 40]])
     loc = torch.full((1, 2, 4), float("nan"))
-    roi, n_roi = ProposalCreator(n_test_post_nms=3).batch(loc, torch.rand(1, 2), anchor, [(100, 100)], [1.0])
+    roi, n_roi, _ = ProposalCreator(n_test_post_nms=3).batch(loc, torch.rand(1, 2), anchor, [(100, 100)], [1.0])
     assert n_roi.tolist() == [0]
     assert (roi == 0).all()

@@ -1,0 +1,229 @@
+"""The ways to train: RPN alone, the head on stored proposals, and the four steps; as a user runs them."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from misc.make_toy_voc import make_toy_voc
+from model import build_model, load_model
+from tests.test_train import ROOT, SMALL, run
+from tests.test_trainer import BOXES, LABELS, images, make_trainer
+from trainer import FasterRCNNTrainer
+from utils.config import Config
+
+TRAIN = ["train", *SMALL, "--voc-data-dir=toy", "--visdom=False", "--use-adam=True", "--lr=0.001"]
+EVAL = ["--voc-data-dir=toy", "--test-num-workers=0"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a toy dataset, an RPN trained for two epochs, and its proposals for both sets."""
+    folder = tmp_path_factory.mktemp("home")
+    make_toy_voc(folder / "toy", n_train=8, n_val=5, size=96)
+    run(folder, *TRAIN, "--schedule=rpn", "--epoch=2", "--name=rpn")
+    for split in ("train", "val"):
+        done = run(folder, "propose", "--load-path=runs/rpn/last.pth", *EVAL, f"--val-split={split}")
+        (folder / f"{split}.log").write_text(done.stdout)
+    return folder
+
+
+# Parts of a step
+
+
+def part_trainer(parts):
+    trainer = make_trainer()
+    return FasterRCNNTrainer(trainer.faster_rcnn, config=Config(), parts=parts)
+
+
+def changed(trainer, **arguments):
+    """Which parts of the model one step changes."""
+    before = {name: p.detach().clone() for name, p in trainer.faster_rcnn.named_parameters()}
+    losses = trainer.train_step(images(), [BOXES], [LABELS], 1.0, **arguments)
+    after = trainer.faster_rcnn.named_parameters()
+    return losses, {name.split(".")[0] for name, p in after if not torch.equal(p, before[name])}
+
+
+def test_the_rpn_alone():
+    losses, parts = changed(part_trainer("rpn"))
+    assert parts == {"extractor", "rpn"}
+    assert losses.roi_loc_loss == losses.roi_cls_loss == 0
+    assert losses.total_loss == losses.rpn_loc_loss + losses.rpn_cls_loss > 0
+    both = make_trainer()(images(), [BOXES], [LABELS], 1.0)
+    assert (losses.rpn_loc_loss, losses.rpn_cls_loss) == (both.rpn_loc_loss, both.rpn_cls_loss)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_the_head_alone(stored):
+    rois = [torch.tensor([[5.0, 8, 42, 51], [0, 0, 30, 30], [22, 31, 59, 70]])] if stored else None
+    trainer = part_trainer("head")
+    if stored:
+        trainer.faster_rcnn.rpn.forward = None  # is not called
+    losses, parts = changed(trainer, rois=rois)
+    assert parts == {"extractor", "head"}
+    assert losses.rpn_loc_loss == losses.rpn_cls_loss == 0
+    assert losses.roi_cls_loss > 0
+    if stored:  # the three and the two true boxes
+        assert trainer.roi_cm.value().sum() == 5
+
+
+def test_rois_of_other_images_are_refused():
+    with pytest.raises(ValueError, match="RoIs of other ones"):
+        part_trainer("head")(images(2), [BOXES] * 2, [LABELS] * 2, 1.0, rois=[BOXES])
+
+
+def test_an_extractor_that_does_not_learn_keeps_its_statistics():
+    model = build_model("tiny", 3)
+    model.extractor.requires_grad_(False)
+    model.train()
+    before = [buffer.clone() for buffer in model.extractor.buffers()]
+    model.extractor(images())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.extractor.buffers(), strict=True))
+    model.extractor[0].requires_grad_(True)
+    model.train().extractor(images())
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.extractor.buffers(), strict=True))
+
+
+# RPN alone
+
+
+def test_an_rpns_checkpoint_is_a_detector_of_one_class(home):
+    done = run(home, "eval", "--load-path=runs/rpn/last.pth", *EVAL)
+    table = done.stdout[done.stdout.index("AP area") :]
+    assert "object" in table
+    assert "triangle" not in table
+    result = json.loads((home / "runs/rpn/last_eval_val.json").read_text())
+    assert result["map"] > 0
+    run(home, "predict", "--load-path=runs/rpn/last.pth", "--image=toy/JPEGImages/000001.jpg", "--out=seen",
+        "--score-thresh=0.01")  # fmt: skip
+    found = json.loads((home / "seen/detections.json").read_text())["images"][0]["detections"]
+    assert found
+    assert {one["label"] for one in found} == {"object"}
+
+
+def test_its_score_is_the_rpns(home):
+    model = load_model(home / "runs/rpn/last.pth")
+    assert model.rpn_only
+    img = np.random.default_rng(0).uniform(0, 255, (3, 96, 96)).astype(np.float32)
+    model.score_thresh, model.nms_thresh = 0.0, 1.0
+    (bbox,), (label,), (score,) = model.predict([img])
+    ((proposals, proposal_scores),) = model.propose([img])
+    np.testing.assert_allclose(bbox, proposals)
+    np.testing.assert_allclose(score, proposal_scores)
+    assert (label == 0).all()
+    assert ((score >= 0) & (score <= 1)).all()
+
+
+def test_propose_writes_boxes_and_prints_recall(home):
+    assert "IoU 0.5" in (home / "val.log").read_text()
+    ids = (home / "toy/ImageSets/Main/val.txt").read_text().split()
+    with np.load(home / "runs/rpn/last_proposals_val.npz") as arrays:
+        assert {name.split("/")[1] for name in arrays} == set(ids)
+        for i in ids:
+            bbox, score = arrays[f"bbox/{i}"], arrays[f"score/{i}"]
+            assert bbox.shape == (len(score), 4)
+            assert len(bbox) > 100  # more than the 100 of testing
+            assert (np.diff(score) <= 0).all()
+            assert bbox.min() >= 0
+            assert bbox.max() <= 96
+    few = run(home, "propose", "--load-path=runs/rpn/last.pth", *EVAL, "--rpn-n-test-post-nms=7", "--out=few.npz")
+    assert "35 proposals for 5 images" in few.stdout
+
+
+# Fast R-CNN on stored proposals
+
+
+def test_fast_rcnn_on_stored_proposals(home):
+    files = "--proposals=runs/rpn/last_proposals_train.npz,runs/rpn/last_proposals_val.npz"
+    done = run(home, *TRAIN, "--schedule=fast_rcnn", files, "--epoch=2", "--name=fast")
+    assert "epoch 2: mAP" in done.stdout
+    run(home, "eval", "--load-path=runs/fast/last.pth", *EVAL, files, "--out=stored.json")
+    run(home, "eval", "--load-path=runs/fast/last.pth", *EVAL, "--out=own.json")
+    stored, own = (json.loads((home / f"{name}.json").read_text()) for name in ("stored", "own"))
+    assert stored["n_images"] == own["n_images"] == 5
+    fresh, fast = (load_model(home / f"runs/{name}/last.pth") for name in ("rpn", "fast"))
+    assert not torch.equal(fresh.extractor[0][0].weight, fast.extractor[0][0].weight)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--schedule=fast_rcnn"], "--proposals"),
+        (["--schedule=fast_rcnn", "--proposals=none.npz"], "no such file"),
+        (["--schedule=fast_rcnn", "--proposals=runs/rpn/last_proposals_train.npz"], "has none for"),
+        (["--schedule=alternating", "--load-path=runs/rpn/last.pth"], "leave out"),
+        (["--schedule=turns"], "must be one of"),
+    ],
+)
+def test_mistakes_are_one_line(home, words, message):
+    done = run(home, *TRAIN, *words, "--name=wrong", code=2)
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (home / "runs/wrong/last.pth").exists()
+
+
+# The four steps
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def same(a, b, part):
+    return all(torch.equal(a[name], b[name]) for name in a if name.startswith(part))
+
+
+@pytest.fixture(scope="module")
+def alternated(home):
+    done = run(home, *TRAIN, "--schedule=alternating", "--epoch=2", "--name=four")
+    (home / "four.log").write_text(done.stdout)
+    return home / "runs/four"
+
+
+def test_the_four_steps(home, alternated):
+    log = (home / "four.log").read_text()
+    assert all(f"step {k} of 4" in log for k in (1, 2, 3, 4))
+    assert log.count(": mAP") == 2  # of the last step alone
+    one, two, three, four = (weights(alternated / f"step{k}.pth") for k in (1, 2, 3, 4))
+    assert not same(one, two, "extractor.")
+    assert same(two, three, "extractor.")
+    assert same(three, four, "extractor.")
+    assert same(two, three, "head.")
+    assert same(three, four, "rpn.")
+    assert not same(two, three, "rpn.")
+    assert not same(three, four, "head.")
+    assert same(four, weights(alternated / "last.pth"), "")
+    assert "circle" in run(home, "eval", f"--load-path={alternated / 'best.pth'}", *EVAL, "--out=four.json").stdout
+    assert not load_model(alternated / "last.pth").rpn_only
+    assert load_model(alternated / "step3.pth").rpn_only
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_killed_in_any_step_it_goes_on_to_the_same_end(home, alternated, step, tmp_path):
+    """Killed in a step's second epoch: the same command goes on behind the first, and ends with the same weights."""
+    shutil.copytree(home / "toy", tmp_path / "toy")
+    words = [sys.executable, ROOT / "train.py", *TRAIN, "--schedule=alternating", "--epoch=2", "--name=four"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = tmp_path / "runs/four/last.pth"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if last.exists():
+            info = torch.load(last, weights_only=True)["other_info"]
+            if (info["alternating"], info["epoch"]) == (step, 1):
+                break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert torch.load(last, weights_only=True)["other_info"]["alternating"] == step
+    done = run(tmp_path, *TRAIN, "--schedule=alternating", "--epoch=2", "--name=four")
+    assert f"step {step} of 4" in done.stdout
+    assert f"step {step - 1} of 4" not in done.stdout
+    assert same(weights(last), weights(alternated / "last.pth"), "")
+    again = run(tmp_path, *TRAIN, "--schedule=alternating", "--epoch=2", "--name=four", code=2)
+    assert "--overwrite" in again.stderr

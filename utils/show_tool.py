@@ -1,0 +1,67 @@
+"""What the dashboard is sent while a run goes on."""
+
+import os
+from contextlib import contextmanager
+
+import numpy as np
+
+from utils.cli_tool import say
+from utils.errors import UserError
+from utils.image_tool import inverse_normalize
+from utils.precision_tool import autocast
+from utils.vis_tool import Visualizer, visdom_bbox
+from utils.visdom_server import is_visdom
+
+
+@contextmanager
+def dashboard(env, port, enabled, label_names):
+    """The `Visualizer` of a run, saved and closed at its end."""
+    vis = Visualizer(env, port, enabled=enabled)
+    if enabled and is_visdom(port):
+        say(f"dashboard: http://127.0.0.1:{port}/env/{vis.env}")
+    elif enabled:
+        say(f"dashboard: no visdom answers on port {port}; the run goes on, and shows there as soon as one does")
+    vis.text("<br>".join(label_names), win="labels")
+    try:
+        yield vis
+    finally:
+        vis.save()
+        vis.close()
+
+
+def show(trainer, batch, step, bar, with_pictures=True):
+    """The mean losses since the last look go to the bar and the dashboard, with what the model sees in one image."""
+    losses = trainer.get_meter_data()
+    if not np.isfinite(losses["total_loss"]):
+        raise UserError(f"the loss is not finite near step {step}: lower --lr, or raise --warmup")
+    bar.set_postfix(loss=f"{losses['total_loss']:.3f}")
+    vis, model = trainer.vis, trainer.faster_rcnn
+    if with_pictures:
+        vis.plot_many(losses, x=step)
+        vis.text(rpn_table(trainer.rpn_cm.value()), win="rpn_cm")
+        vis.heatmap("roi_cm", trainer.roi_cm.value(), ["background", *model.label_names])
+        height, width = batch.sizes[0].tolist()
+        img = inverse_normalize(batch.imgs[0, :, :height, :width], model.input_mode)
+        vis.img("gt_img", visdom_bbox(img, batch.bboxes[0], batch.labels[0], None, model.label_names))
+        with autocast(model.device, trainer.amp):
+            prepared = batch.imgs[:1, :, :height, :width]
+            rois = None if batch.rois is None else [batch.rois[0]]
+            detections = model.predict(prepared, [(height, width)], visualize=True, rois=rois)
+        vis.img("pred_img", visdom_bbox(img, *(column[0] for column in detections), model.detected_names))
+    trainer.reset_meters()
+
+
+def rpn_table(counts):
+    """HTML of the RPN's confusion counts (2, 2): row = target, column = prediction."""
+    names = ("background", "foreground")
+    rows = ((name, *(f"{int(n)}" for n in row)) for name, row in zip(names, counts, strict=True))
+    cells = ("".join(f"<td style='padding:4px 12px'>{cell}</td>" for cell in row) for row in (("", *names), *rows))
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>rows: target, columns: prediction"
+
+
+def enter_debugger(path, trainer, batch):
+    """simple-faster-rcnn's door: create the file `path` and look around; remove it to go on undisturbed."""
+    if os.path.exists(path):
+        import ipdb  # noqa: T100  only those who ask for it need it
+
+        ipdb.set_trace()  # noqa: T100
