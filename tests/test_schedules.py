@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from misc.demo import TRAINING
 from misc.make_toy_voc import make_toy_voc
 from model import build_model, load_model
 from tests.test_train import ROOT, SMALL, run
@@ -204,7 +205,9 @@ def test_the_four_steps(home, alternated):
     assert load_model(alternated / "step3.pth").rpn_only
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "step", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 4]
+)
 def test_killed_in_any_step_it_goes_on_to_the_same_end(home, alternated, step, tmp_path):
     """Killed in a step's second epoch: the same command goes on behind the first, and ends with the same weights."""
     shutil.copytree(home / "toy", tmp_path / "toy")
@@ -227,3 +230,17 @@ def test_killed_in_any_step_it_goes_on_to_the_same_end(home, alternated, step, t
     assert same(weights(last), weights(alternated / "last.pth"), "")
     again = run(tmp_path, *TRAIN, "--schedule=alternating", "--epoch=2", "--name=four", code=2)
     assert "--overwrite" in again.stderr
+
+
+@pytest.mark.slow
+def test_the_four_steps_come_near_joint_training(tmp_path):
+    """On the demo's toy data and with its options, of which each step has the epochs: mAPs within 0.05."""
+    make_toy_voc(tmp_path / "toy_voc", n_train=800, n_val=100)
+    options = [f"--{name}={value}" for name, value in TRAINING.items()]
+    best = {}
+    for schedule in ("joint", "alternating"):
+        run(tmp_path, "train", *options, "--voc-data-dir=toy_voc", "--visdom=False", f"--schedule={schedule}",
+            f"--name={schedule}")  # fmt: skip
+        best[schedule] = torch.load(tmp_path / f"runs/{schedule}/best.pth", weights_only=True)["other_info"]["best_map"]
+    assert best["joint"] > 0.7
+    assert abs(best["joint"] - best["alternating"]) <= 0.05, best

@@ -15,9 +15,9 @@ BOXES = torch.tensor([[8.0, 10, 40, 50], [20, 30, 60, 76]])
 LABELS = torch.tensor([0, 2])
 
 
-def make_trainer(amp=None, **config):
+def make_trainer(amp=None, family=FasterRCNNTiny, **config):
     torch.manual_seed(0)
-    model = FasterRCNNTiny(3, min_size=64, max_size=96, label_names=NAMES)
+    model = family(3, min_size=64, max_size=96, label_names=NAMES)
     model.freeze_bn()
     return FasterRCNNTrainer(model.train(), config=Config(**config), amp=amp)
 

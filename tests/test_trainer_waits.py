@@ -6,6 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from model import FasterRCNNTiny
+from model.faster_rcnn_resnet import FasterRCNNResNet18FPN
 from model.ops import kernel
 from tests.test_trainer import BOXES, LABELS, images, make_trainer
 
@@ -97,10 +99,11 @@ def test_copies_are_noticed(fake_gpu):
     assert copies.seen == []
 
 
+@pytest.mark.parametrize("family", [FasterRCNNTiny, FasterRCNNResNet18FPN])
 @pytest.mark.parametrize("sizes", [None, [(64, 80), (37, 50)]])
 @pytest.mark.parametrize("n_boxes", [2, 0])
-def test_nothing_between_the_batch_and_the_loss_leaves_or_enters_the_gpu(monkeypatch, fake_gpu, sizes, n_boxes):
-    trainer = make_trainer()
+def test_nothing_between_the_batch_and_the_loss_leaves_or_enters_the_gpu(monkeypatch, fake_gpu, family, sizes, n_boxes):
+    trainer = make_trainer(family=family)
     for module in trainer.modules():  # `.cuda()` would swap the data of tensors that have none
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -120,10 +123,11 @@ def test_nothing_between_the_batch_and_the_loss_leaves_or_enters_the_gpu(monkeyp
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("family", [FasterRCNNTiny, FasterRCNNResNet18FPN])
 @pytest.mark.parametrize("roi", ["pool", "align", "crop"])
 @pytest.mark.parametrize("amp", [None, torch.bfloat16])  # float16's scaler asks once a step, after the backward pass
-def test_a_step_on_a_gpu_never_synchronises(roi, amp):
-    trainer = make_trainer(amp=amp).cuda()
+def test_a_step_on_a_gpu_never_synchronises(family, roi, amp):
+    trainer = make_trainer(amp=amp, family=family).cuda()
     trainer.faster_rcnn.head.roi = roi
     batch = images(2).cuda(), [BOXES.cuda()] * 2, [LABELS.cuda()] * 2, [1.0, 1.0], [(64, 80), (37, 50)]
     trainer.train_step(*batch)  # compiles the kernels

@@ -29,6 +29,15 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCHVISION = [kind for kind in KINDS if kind.startswith("fasterrcnn_")]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """torchvision's resizing and ours share their last bits then: they depend on how many threads share the work."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 def torchvisions(kind, seed=0, n_class=91, **options):
     """torchvision's detector with random weights that make of every picture many sure detections of many classes."""
     torch.manual_seed(seed)
