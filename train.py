@@ -40,6 +40,7 @@ from utils.cli_tool import (
     choose_device,
     is_finite,
     leave_with_the_state_saved,
+    make_room,
     make_run_dir,
     return_free_memory,
     run_command,
@@ -84,8 +85,7 @@ def train(*args, **kwargs):
 
 def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, first_epoch=0, best_map=None, **facts):
     """The training loop, from epoch `first_epoch` on. Returns the best mAP or None. `facts` go into the checkpoints."""
-    model, vis = trainer.faster_rcnn, trainer.vis
-    device = model.device
+    model, vis, device = trainer.faster_rcnn, trainer.vis, trainer.faster_rcnn.device
     if opt.compile:
         model.compile_layers()
     loader = training_loader(model, train_db, train_rois)
@@ -144,9 +144,7 @@ def alternate(train_db, val_db, device, amp):
     A step that is done is not done again; one that was interrupted goes on behind its last whole epoch.
     """
     if opt.load_path or opt.finetune:
-        raise UserError(
-            "--schedule=alternating begins from ImageNet weights or none: leave out --load-path and --finetune"
-        )
+        raise UserError("--schedule=alternating begins from ImageNet weights: leave out --load-path and --finetune")
     name = opt.name or f"{opt.model}-alternating"
     begun = Path("runs", name, "last.pth")
     state = read_checkpoint(begun) if begun.exists() and not opt.overwrite else None
@@ -192,10 +190,7 @@ def evaluate_command(*args, **kwargs):
     """Print the average precisions of the checkpoint --load-path on --val-split, and write them as JSON."""
     read_options(args, kwargs, needs="load_path")
     path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_eval_{opt.val_split}.json")
-    with writing(path):  # before the work
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
+    make_room(path)
     model = detector("evaluate")
     db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, model.label_names, use_difficult=True)
     report(db)
@@ -230,6 +225,7 @@ def propose(*args, **kwargs):
     """Write what the RPN of --load-path proposes for the pictures of --val-split, and print how many boxes it finds."""
     read_options(args, kwargs, needs="load_path")
     path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_proposals_{opt.val_split}.npz")
+    make_room(path)
     model = detector("evaluate")
     db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, model.label_names)
     report(db)
@@ -369,7 +365,7 @@ def finish(run_dir, best_map, val_db):
         say(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
     if opt.draw and val_db is not None:
         model = ready(model_from_checkpoint(read_checkpoint(best)), "visualize")
-        draw(model, [val_db.path(i) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
+        draw(model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
     say("next:")
     if val_db is not None:
         say(f"  python train.py eval --load-path={best} --voc-data-dir={opt.voc_data_dir} --val-split={opt.val_split}")

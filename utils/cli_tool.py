@@ -92,6 +92,14 @@ def writing(path):
         raise UserError(f"--out={path}: can't be written ({error.strerror}); choose another file") from None
 
 
+def make_room(path):
+    """Make the folder of a file that will be written, and refuse a path that can't be one: before the work."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+
+
 def seed_everything(seed):
     """For the initial weights and dropout; all else draws from (seed, epoch, image)."""
     random.seed(seed)
