@@ -232,7 +232,7 @@ def test_killed_in_any_step_it_goes_on_to_the_same_end(home, alternated, step, t
 
 @pytest.mark.slow
 def test_the_four_steps_come_near_joint_training(tmp_path):
-    """On the demo's toy data and with its options, of which each step has the epochs: mAPs within 0.05."""
+    """On the demo's toy data and with its options, of which each step has the epochs: no more than 0.05 behind."""
     make_toy_voc(tmp_path / "toy_voc", n_train=800, n_val=100)
     options = [f"--{name}={value}" for name, value in TRAINING.items()]
     best = {}
@@ -241,4 +241,4 @@ def test_the_four_steps_come_near_joint_training(tmp_path):
             f"--name={schedule}")  # fmt: skip
         best[schedule] = torch.load(tmp_path / f"runs/{schedule}/best.pth", weights_only=True)["other_info"]["best_map"]
     assert best["joint"] > 0.7
-    assert abs(best["joint"] - best["alternating"]) <= 0.05, best
+    assert best["alternating"] > best["joint"] - 0.05, best
