@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 # By default the threads of a parallel region spin while they wait for the last one: with any other process on one of
@@ -339,24 +340,23 @@ def stored_proposals(train_db, val_db):
 
 def propose_for(model, db):
     """(bbox, score) of each image of `db`: the best 2,000 after suppression, of all that the RPN makes."""
-    on_gpu = model.device.type == "cuda"
-    loader = test_loader(TestDataset(db, *model.preparation, raw=on_gpu), workers(opt.test_num_workers))
     counts = opt.rpn_n_test_pre_nms or sys.maxsize, opt.rpn_n_test_post_nms or 2000
-    with (
-        tqdm(total=len(db), desc=f"propose for {db.split}", unit="img", leave=False) as bar,
-        autocast(model.device, amp_dtype(opt.amp, model.device)),
-    ):
-        return propose_all(model, loader, *counts, bar.update, 32 if on_gpu else 1, raw=on_gpu)
+    return over(model, db, len(db), "propose for", propose_all, *counts)
 
 
 def evaluate(model, db, rois=None):
+    return over(model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
+
+
+def over(model, db, n, what, function, *arguments):
+    """`function(model, loader, *arguments, ...)` of `db`'s first `n` images, with a bar, in the wanted precision."""
     on_gpu = model.device.type == "cuda"
-    dataset = TestDataset(db, *model.preparation, raw=on_gpu)
-    n = min(len(db), opt.test_num)
-    with tqdm(total=n, desc=f"eval on {db.split}", unit="img", leave=False) as bar:
-        loader = test_loader(dataset, workers(opt.test_num_workers), n)
-        with autocast(model.device, amp_dtype(opt.amp, model.device)):
-            return evaluate_model(model, loader, bar.update, 32 if on_gpu else 1, raw=on_gpu, rois=rois)
+    loader = test_loader(TestDataset(db, *model.preparation, raw=on_gpu), workers(opt.test_num_workers), n)
+    with (
+        tqdm(total=n, desc=f"{what} {db.split}", unit="img", leave=False) as bar,
+        autocast(model.device, amp_dtype(opt.amp, model.device)),
+    ):
+        return function(model, loader, *arguments, bar.update, 32 if on_gpu else 1, raw=on_gpu)
 
 
 def finish(run_dir, best_map, val_db):

@@ -115,7 +115,7 @@ class FasterRCNNTrainer(nn.Module):
         with autocast(imgs.device, self.amp):
             features = model.extract(imgs, sizes)
             if rois is None:
-                rpn = model.rpn(features, sizes, scale)
+                rpn = model.rpn(features, sizes, scale, propose=self.parts != "rpn")
         if rois is None:
             rois, n_rois = rpn.rois, rpn.n_rois
             if self.parts != "head":

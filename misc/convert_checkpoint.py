@@ -28,8 +28,8 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `python misc/x.py` puts misc/ there, not the root
 
 from model.zoo import build_model, checkpoint_content
-from utils.checkpoint import fit_state_dict, read_checkpoint, read_torch_file, save_checkpoint
-from utils.errors import UserError
+from utils.checkpoint import as_checkpoint, fit_state_dict, read_state_dict, read_torch_file, save_checkpoint
+from utils.errors import UserError, run_program
 from utils.label_names import VOC_BBOX_LABEL_NAMES, parse_label_names
 
 TORCHVISION = {"convention": "torchvision", "min_size": 800, "max_size": 1333, "nms_thresh": 0.5, "max_dets": 100}
@@ -67,7 +67,7 @@ def with_boxes_as_yx(state):
 
 
 def from_torchvision(path, frozen_eps=None):
-    state = rename(read_checkpoint(path).model, [
+    state = rename(read_state_dict(path), [
         (r"backbone\.body\.", "extractor."),
         (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(weight|bias)$", r"extractor.fpn.\1_blocks.\2.0.\3"),  # older
         (r"backbone\.fpn\.", "extractor.fpn."),
@@ -91,7 +91,8 @@ def from_torchvision(path, frozen_eps=None):
 
 
 def from_jwyang(path, frozen_eps=None):
-    state = read_checkpoint(path).model
+    content = read_torch_file(path)
+    state = as_checkpoint(path, content).model
     resnet = any(name.startswith("RCNN_base.4.") for name in state)
     backbone = [
         (r"RCNN_base\.0\.", "extractor.conv1."),
@@ -117,7 +118,6 @@ def from_jwyang(path, frozen_eps=None):
                 options["anchor_scales"] = [4, 8, 16, 32]
     if "head.cls_loc.bias" in state:
         options["class_agnostic"] = len(state["head.cls_loc.bias"]) == 4
-    content = read_torch_file(path)
     options["roi"] = content.get("pooling_mode") or ("align" if resnet else "pool")
     return Foreign(with_boxes_as_yx(state), options)
 
@@ -241,8 +241,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program(main)

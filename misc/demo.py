@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from misc.make_toy_voc import make_toy_voc  # noqa: E402
 from misc.visdom_assets import ensure_assets  # noqa: E402
-from utils.errors import UserError  # noqa: E402
+from utils.errors import UserError, run_program  # noqa: E402
 from utils.visdom_server import is_visdom, port_in_use, start_server  # noqa: E402
 
 # Found by trying, on 2 cores: docs/results.md.
@@ -110,8 +110,4 @@ def run_train(command, **options):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program(main)

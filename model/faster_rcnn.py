@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.ops.nms import batched_nms
-from model.region_proposal_network import as_levels
-from model.utils.batch_tool import batch_geometry, evaluating, own_cells, scales
+from model.utils.batch_tool import as_levels, batch_geometry, evaluating, own_cells, scales
 from utils.array_tool import totensor
 from utils.bbox_tools import clip_bbox, loc2bbox, pixel_edges, resize_bbox
 from utils.checkpoint import fit_state_dict, read_state_dict
@@ -392,7 +391,8 @@ class FasterRCNN(nn.Module):
     def train(self, mode=True):
         super().train(mode)
         learns = any(parameter.requires_grad for parameter in self.extractor.parameters())
-        for module in self.modules() if self.frozen_bn else () if learns else self.extractor.modules():
-            if isinstance(module, _BatchNorm):  # an extractor that does not learn keeps its statistics too
-                module.eval()
+        if self.frozen_bn or not learns:  # an extractor that does not learn keeps its statistics too
+            for module in (self if self.frozen_bn else self.extractor).modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self

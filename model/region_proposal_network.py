@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.utils.anchor_tool import VGG_CELLS, enumerate_shifted_anchor
+from model.utils.batch_tool import as_levels, cell_mask
 from model.utils.convention import CONTINUOUS
 from model.utils.creator_tool import ProposalCreator
 from utils.precision_tool import in_full_precision
@@ -57,7 +58,7 @@ class RegionProposalNetwork(nn.Module):
         super().__init__()
         self.ratios = tuple(ratios)
         self.anchor_scales = tuple(anchor_scales)
-        self.levels = cells if isinstance(cells, tuple) else (cells,)
+        self.levels = as_levels(cells)
         self.convention = convention
         anchor_base = torch.stack([
             convention.anchor_base(base_size or level.stride, ratios, anchor_scales, level.center)
@@ -78,15 +79,16 @@ class RegionProposalNetwork(nn.Module):
             nn.init.normal_(layer.weight, 0, 0.01)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x, sizes, scale):
+    def forward(self, x, sizes, scale, propose=True):
         """
         Args:
             x: the feature maps of a padded batch, (N, C, H, W) of each level; a tensor for one level.
             sizes: N pairs (height, width) in pixels: each prepared image without its padding.
             scale: N floats, prepared size / original size.
+            propose: False leaves out the proposals, which the RPN's own losses do not need.
 
         Returns:
-            `RPNOutput`.
+            `RPNOutput`; without proposals None in their places.
         """
         x = as_levels(x)
         n, map_sizes = len(x[0]), [tuple(level.shape[2:]) for level in x]
@@ -98,11 +100,12 @@ class RegionProposalNetwork(nn.Module):
             rpn_scores.append(score.permute(0, 2, 3, 1).reshape(n, -1, 2))
         level_sizes = [locs.shape[1] for locs in rpn_locs]
         rpn_locs, rpn_scores = torch.cat(rpn_locs, dim=1), torch.cat(rpn_scores, dim=1)  # (N, K·A, 4) and (…, 2)
+        anchor = self.anchors(map_sizes, sizes)
+        if not propose:
+            return RPNOutput(rpn_locs, rpn_scores, None, None, anchor, None)
         logits = rpn_scores.detach()
         # the difference ranks as the softmax does, but never comes to 1 for several
         score = logits[..., 1] if self.convention.foreground_logit else logits[..., 1] - logits[..., 0]
-
-        anchor = self.anchors(map_sizes, sizes)
         valid = self.own_anchors(map_sizes, sizes, x[0].device)
         proposals = self.proposal_layer.batch(rpn_locs.detach(), score, anchor, sizes, scale, valid, level_sizes)
         return RPNOutput(rpn_locs, rpn_scores, proposals.roi, proposals.count, anchor, proposals.score)
@@ -127,15 +130,6 @@ class RegionProposalNetwork(nn.Module):
         own_sizes = [self.own_sizes(size) for size in sizes]
         if all(own == map_sizes for own in own_sizes):
             return None
-        masks = []
-        for k, map_size in enumerate(map_sizes):
-            mask = torch.zeros(len(sizes), *map_size, self.anchor_base.shape[1], dtype=torch.bool, device=device)
-            for own_mask, own in zip(mask, own_sizes, strict=True):
-                own_mask[: own[k][0], : own[k][1]] = True
-            masks.append(mask.flatten(1))
-        return torch.cat(masks, dim=1)
-
-
-def as_levels(x):
-    """The levels' feature maps as a list: one map is one level."""
-    return [x] if isinstance(x, torch.Tensor) else x
+        levels = zip(map_sizes, zip(*own_sizes, strict=True), strict=True)
+        cells = torch.cat([cell_mask(map_size, own, device).flatten(1) for map_size, own in levels], dim=1)  # (N, K)
+        return cells[..., None].expand(-1, -1, self.anchor_base.shape[1]).flatten(1)

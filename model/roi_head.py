@@ -13,6 +13,7 @@ from model.ops.roi_align import roi_align
 from model.ops.roi_crop import roi_crop
 from model.ops.roi_pool import roi_pool
 from model.utils.anchor_tool import VGG_CELLS
+from model.utils.batch_tool import as_levels
 from utils.precision_tool import in_full_precision
 
 ROI_OPS = {"pool": roi_pool, "align": roi_align, "crop": roi_crop}
@@ -76,7 +77,7 @@ class RoIHead(nn.Module):
         super().__init__()
         self.n_class = n_class
         self.roi_size = roi_size
-        self.levels = cells if isinstance(cells, tuple) else (cells,)
+        self.levels = as_levels(cells)
         if roi not in ROI_OPS:
             raise ValueError(f"roi {roi!r}: must be one of {', '.join(ROI_OPS)}")
         self.roi = roi
@@ -101,7 +102,7 @@ class RoIHead(nn.Module):
         Returns:
             roi_cls_locs (R, (L + 1)·4), or (R, 4) if class-agnostic, and roi_scores (R, L + 1); class 0 is background.
         """
-        pooled = self.pool([x] if isinstance(x, torch.Tensor) else x, rois, roi_indices)  # (R, C, size, size)
+        pooled = self.pool(as_levels(x), rois, roi_indices)  # (R, C, size, size)
         return in_full_precision(self.classifier(pooled), self.cls_loc, self.score)
 
     def pool(self, x, rois, roi_indices, at_once=None):

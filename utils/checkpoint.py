@@ -5,16 +5,15 @@ without 'model' is a bare state dict. Its own older files (numpy scalars, `head.
 GPU, the format before torch 1.6) are read as well.
 """
 
-import os
 import pickle
 import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from utils.errors import UserError
+from utils.file_tool import whole_file
 
 FORMAT_VERSION = 1
 # `best_map` of the published files is a numpy float64: these names, and no others, may be rebuilt beside tensors.
@@ -43,15 +42,9 @@ class Checkpoint:
 
 def save_checkpoint(path, content):
     """Write `content` (a dict of plain values and tensors) to `path`: first beside it, then moved into place."""
-    path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
+        with whole_file(path) as partial:
             torch.save(content, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise UserError(
             f"{path}: the checkpoint can't be written ({error}); free space or choose another folder"
@@ -65,7 +58,7 @@ def read_checkpoint(path):
     Raises:
         UserError: no such file, not a checkpoint, or one that would run code when loaded.
     """
-    return _checkpoint(path, read_torch_file(path))
+    return as_checkpoint(path, read_torch_file(path))
 
 
 def read_torch_file(path):
@@ -86,7 +79,8 @@ def read_torch_file(path):
         raise UserError(f"{path}: not a checkpoint, or a damaged one; choose another file") from None
 
 
-def _checkpoint(path, content):
+def as_checkpoint(path, content):
+    """What `read_torch_file` read from `path`, as a `Checkpoint`. Raises UserError for something else."""
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint; choose another file")
     state = content.get("model", content)

@@ -17,6 +17,15 @@ from utils.image_tool import read_image
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
+def _chunks(rows, n, on_progress=None):
+    """Lists of `n` rows; `on_progress` is told of those that were used."""
+    rows = iter(rows)
+    while chunk := list(islice(rows, n)):
+        yield chunk
+        if on_progress:
+            on_progress(len(chunk))
+
+
 def evaluate_model(model, loader, on_progress=None, n_together=1, raw=False, rois=None):
     """Detect in every image of `loader` and score what was found.
 
@@ -34,16 +43,13 @@ def evaluate_model(model, loader, on_progress=None, n_together=1, raw=False, roi
         `VOCResult`; of an RPN alone, for the one class of all objects.
     """
     columns = [[] for _ in range(6)]  # predicted bboxes, labels, scores; true bboxes, labels, difficults
-    rows = iter(loader)
-    while chunk := list(islice(rows, n_together)):
+    for chunk in _chunks(loader, n_together, on_progress):
         imgs, sizes, *truth = zip(*chunk, strict=True)
         begin = len(columns[0])
         own = None if rois is None else rois[begin : begin + len(chunk)]
         detections = model.predict(imgs, None if raw else sizes, rois=own)
         for column, values in zip(columns, (*detections, *truth), strict=True):
             column.extend(values)
-        if on_progress:
-            on_progress(len(chunk))
     if model.rpn_only:
         columns[4] = [np.zeros_like(label) for label in columns[4]]
     return evaluate_detections(*columns, label_names=model.detected_names)
@@ -61,13 +67,11 @@ def propose_all(model, loader, n_pre_nms, n_post_nms, on_progress=None, n_togeth
     layer = model.rpn.proposal_layer
     usual = layer.n_test_pre_nms, layer.n_test_post_nms
     layer.n_test_pre_nms, layer.n_test_post_nms = n_pre_nms, n_post_nms
-    proposals, rows = [], iter(loader)
+    proposals = []
     try:
-        while chunk := list(islice(rows, n_together)):
+        for chunk in _chunks(loader, n_together, on_progress):
             imgs, sizes, *_ = zip(*chunk, strict=True)
             proposals += model.propose(imgs, None if raw else sizes)
-            if on_progress:
-                on_progress(len(chunk))
     finally:
         layer.n_test_pre_nms, layer.n_test_post_nms = usual
     return proposals
@@ -128,7 +132,7 @@ def predict_files(model, paths, out_dir, n_together=1):
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         waiting = zip(tqdm(paths, desc="predict", unit="img", disable=len(paths) < 2), names, strict=True)
-        while chunk := list(islice(waiting, n_together)):
+        for chunk in _chunks(waiting, n_together):
             pictures = []
             for path, name in chunk:
                 try:

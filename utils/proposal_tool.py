@@ -6,15 +6,12 @@ the picture, best first, and `score/ID`, (P,) float32.
 Letters: P proposals and R boxes of one image.
 """
 
-import os
-from contextlib import suppress
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from utils.bbox_tools import bbox_iou
 from utils.errors import UserError
+from utils.file_tool import whole_file
 
 COUNTS = (50, 100, 300, 1000, 2000)  # proposals an image, best first
 IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -25,18 +22,11 @@ def write_proposals(path, ids, proposals):
     arrays = {}
     for image_id, (bbox, score) in zip(ids, proposals, strict=True):
         arrays[f"bbox/{image_id}"], arrays[f"score/{image_id}"] = bbox, score
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
-        partial.replace(path)
     except OSError as error:
         raise UserError(f"{path}: can't be written ({error.strerror or error}); choose another file") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def read_proposals(paths, ids):

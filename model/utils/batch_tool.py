@@ -11,14 +11,25 @@ import torch
 from utils.array_tool import tonumpy
 
 
+def as_levels(x):
+    """The levels' feature maps, or their `Cells`, as a list: what is no tuple or list is the only level."""
+    return list(x) if isinstance(x, tuple | list) else [x]
+
+
+def cell_mask(map_size, own_sizes, device):
+    """(N, H, W) bool: the cells of a padded batch's map within the (height, width) of each image's own map."""
+    mask = torch.zeros(len(own_sizes), *map_size, dtype=torch.bool, device=device)
+    for own_mask, (height, width) in zip(mask, own_sizes, strict=True):
+        own_mask[:height, :width] = True
+    return mask
+
+
 def own_cells(features, own_sizes):
     """(N, C, H, W) `features`, 0 beyond the (height, width) of each image's own map."""
-    if all(own == tuple(features.shape[2:]) for own in own_sizes):
+    map_size = tuple(features.shape[2:])
+    if all(own == map_size for own in own_sizes):
         return features
-    mask = features.new_zeros(len(features), 1, *features.shape[2:])
-    for own_mask, (height, width) in zip(mask, own_sizes, strict=True):
-        own_mask[:, :height, :width] = 1
-    return features * mask
+    return features * cell_mask(map_size, own_sizes, features.device)[:, None]
 
 
 def batch_geometry(imgs, scale, sizes):

@@ -25,14 +25,14 @@ class DivergedError(Exception):
 def compiled(text, dtype):
     """A shared library of a kernel file's text, with `launch_KERNEL` for each of its kernels."""
     kernels = re.findall(r"__global__ void (\w+)\(", text)
-    folder = Path(tempfile.mkdtemp(prefix="cuda_on_cpu_"))
-    code = folder / "kernels.cpp"
-    code.write_text(f'#include "{HERE}/cuda_shim.h"\n{text}\n' + "".join(f"EXPORT({name})\n" for name in kernels))
     defines = [option for option in kernel.options(dtype) if option.startswith("-D")]
     command = ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fpermissive", "-w", "-shared", "-fPIC", *defines]
-    done = subprocess.run([*command, "-o", folder / "kernels.so", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(folder / "kernels.so"))
+    with tempfile.TemporaryDirectory(prefix="cuda_on_cpu_") as folder:  # once loaded, the file is not needed any more
+        code, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
+        code.write_text(f'#include "{HERE}/cuda_shim.h"\n{text}\n' + "".join(f"EXPORT({name})\n" for name in kernels))
+        done = subprocess.run([*command, "-o", library, code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return ctypes.CDLL(str(library))
 
 
 def launch(name, kernel_name, grid, n_thread, values, device, dtype=torch.float32, text=None, reverse=False):
