@@ -9,9 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from skimage.transform import resize as skimage_resize
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from utils.errors import UserError
-from utils.image_tool import INPUT_MODES, inverse_normalize, normalize, prepare, read_image, resize, resized_size
+from utils.image_tool import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    INPUT_MODES,
+    inverse_normalize,
+    normalize,
+    prepare,
+    read_image,
+    resize,
+    resized_size,
+)
 
 SMALL = settings(max_examples=30, deadline=None)
 
@@ -93,6 +104,27 @@ def test_resized_size_obeys_both_limits(height, width):
     assert max(out) <= 1000
     assert min(out) == 600 or max(out) == 1000
     assert abs(out[0] * width - out[1] * height) <= 0.5 * (height + width) + 1e-6  # half a pixel a side
+
+
+def test_a_picture_that_grows_is_torchvisions_to_the_bit():
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the last bits of torchvision's resizing depend on it
+    try:
+        for size in ((90, 131), (64, 64), (70, 47)):
+            img = soft_picture(*size, seed=2)
+            theirs = GeneralizedRCNNTransform(200, 300, IMAGENET_MEAN, IMAGENET_STD)([torch.from_numpy(img) / 255])[0]
+            (height, width), *_ = theirs.image_sizes
+            assert torch.equal(prepare(img, 200, 300, rule="floor"), theirs.tensors[0, :, :height, :width])
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@pytest.mark.parametrize("mode", sorted(INPUT_MODES))
+def test_a_picture_that_shrinks_has_the_same_mean(mode):
+    """Resized first, and normalised then: the order that the size chooses makes no other difference than rounding."""
+    img = torch.from_numpy(soft_picture(90, 131, seed=3))
+    one, other = prepare(img, 60, 100, mode), resize(normalize(img, mode), (60, 87))
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
 # Input modes
