@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -14,6 +15,7 @@ from model import MODELS, build_model, load_model
 from trainer import FasterRCNNTrainer
 from utils.config import Config
 from utils.errors import UserError
+from utils.predict_tool import evaluate_model
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT.parent / "shared/data/weights/squeezenet1_1_features_imagenet.pth"
@@ -94,7 +96,7 @@ def few_steps(model, n=6, lr=3e-4):
     return trainer, [trainer.train_step(imgs, boxes, labels, 1.0, indices=[0, 1]).total_loss.item() for _ in range(n)]
 
 
-def learns_saves_loads_and_predicts(name, roi, tmp_path):
+def learns_saves_loads_and_evaluates(name, roi, tmp_path):
     torch.manual_seed(0)
     # a few steps are not enough for proposals above MobileNetV3's 0.05
     options = {"allowed_border": 1024, "rpn_score_thresh": 0}
@@ -112,18 +114,21 @@ def learns_saves_loads_and_predicts(name, roi, tmp_path):
     for ours, theirs in zip(model.predict([img], max_dets=20), again.predict([img], max_dets=20), strict=True):
         assert len(ours[0]) > 5
         assert (ours[0] == theirs[0]).all()
+    bbox, label = model.predict([img], max_dets=1)[:2]  # as truth, what it is the surest of: it finds that at once
+    loader = [(img, (120, 150), bbox[0], label[0], np.zeros(1, bool))]
+    assert evaluate_model(again, loader, raw=True).map == 1.0
 
 
 @pytest.mark.parametrize(("name", "roi"), [("alexnet", "crop"), ("resnet18_c4", "align"), ("vgg_cnn_m_1024", "pool")])
-def test_a_backbone_learns_saves_loads_and_predicts(name, roi, tmp_path):
-    learns_saves_loads_and_predicts(name, roi, tmp_path)
+def test_a_backbone_learns_saves_loads_and_evaluates(name, roi, tmp_path):
+    learns_saves_loads_and_evaluates(name, roi, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("roi", ROIS)
 @pytest.mark.parametrize("name", MODELS)
 def test_each_backbone_with_each_roi_feature(name, roi, tmp_path):
-    learns_saves_loads_and_predicts(name, roi, tmp_path)
+    learns_saves_loads_and_evaluates(name, roi, tmp_path)
 
 
 # The README's own backbone
@@ -145,7 +150,7 @@ def squeezenet(tmp_path, monkeypatch):
 
 
 def test_a_backbone_in_one_file(squeezenet, tmp_path):
-    learns_saves_loads_and_predicts("squeezenet", "align", tmp_path)
+    learns_saves_loads_and_evaluates("squeezenet", "align", tmp_path)
     with torch.device("meta"):
         model = squeezenet().eval()
         for size in ((63, 200), (241, 320), (600, 801)):

@@ -38,9 +38,10 @@ def test_files_that_can_not_be_used(tmp_path):
     for name in ("text", "objects"):
         with pytest.raises(UserError, match="not a file of proposals"):
             read_proposals([tmp_path / f"{name}.npz"], ["x"])
-    np.savez(tmp_path / "flat.npz", **{"bbox/x": np.zeros(4)})
-    with pytest.raises(UserError, match="are not"):
-        read_proposals([tmp_path / "flat.npz"], ["x"])
+    for boxes in (np.zeros(4), np.zeros((2, 5)), np.zeros((2, 4), int), np.array([[0, 0, np.nan, 5.0]])):
+        np.savez(tmp_path / "other.npz", **{"bbox/x": boxes})
+        with pytest.raises(UserError, match="are not"):
+            read_proposals([tmp_path / "other.npz"], ["x"])
     with pytest.raises(UserError, match="can't be written"):
         write_proposals(tmp_path / "text.npz/below.npz", ["x"], [some(1)])
 
