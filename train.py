@@ -64,6 +64,7 @@ from utils.show_tool import dashboard, enter_debugger, show
 def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
     read_options(args, kwargs)
+    opt.check_schedule()
     leave_with_the_state_saved()
     device = choose_device(opt.device)
     amp = amp_dtype(opt.amp, device)
@@ -144,8 +145,6 @@ def alternate(train_db, val_db, device, amp):
 
     A step that is done is not done again; one that was interrupted goes on behind its last whole epoch.
     """
-    if opt.load_path or opt.finetune:
-        raise UserError("--schedule=alternating begins from ImageNet weights: leave out --load-path and --finetune")
     name = opt.name or f"{opt.model}-alternating"
     begun = Path("runs", name, "last.pth")
     state = read_checkpoint(begun) if begun.exists() and not opt.overwrite else None

@@ -135,6 +135,8 @@ def test_propose_writes_boxes_and_prints_recall(home):
             assert bbox.max() <= 96
     few = run(home, "propose", "--load-path=runs/rpn/last.pth", *EVAL, "--rpn-n-test-post-nms=7", "--out=few.npz")
     assert "35 proposals for 5 images" in few.stdout
+    done = run(home, "eval", "--load-path=runs/rpn/last.pth", *EVAL, "--proposals=few.npz", code=2)
+    assert done.stderr.strip().endswith("--proposals: the checkpoint is an RPN, which makes its own; leave them out")
 
 
 # Fast R-CNN on stored proposals
@@ -156,6 +158,8 @@ def test_fast_rcnn_on_stored_proposals(home):
     ("words", "message"),
     [
         (["--schedule=fast_rcnn"], "--proposals"),
+        (["--schedule=joint", "--proposals=runs/rpn/last_proposals_train.npz"], "leave out --proposals"),
+        (["--schedule=rpn", "--proposals=runs/rpn/last_proposals_train.npz"], "leave out --proposals"),
         (["--schedule=fast_rcnn", "--proposals=none.npz"], "no such file"),
         (["--schedule=fast_rcnn", "--proposals=runs/rpn/last_proposals_train.npz"], "has none for"),
         (["--schedule=alternating", "--load-path=runs/rpn/last.pth"], "leave out"),

@@ -197,8 +197,6 @@ class Config:
             raise UserError(f"{flag(weights)} and {flag(start)} both say where the weights come from; give one of them")
         if values.get("pretrained_model") == "none" and values.get("pretrained_path"):
             raise UserError("--pretrained-model=none starts from random weights; leave out it or --pretrained-path")
-        if (values.get("schedule", self.schedule) == "fast_rcnn") and not values.get("proposals", self.proposals):
-            raise UserError("--schedule=fast_rcnn learns from stored proposals: name their files with --proposals")
         caffe = values.get("caffe_pretrain", self.caffe_pretrain)
         for name in ("pretrained_model", "pretrained_path"):
             if caffe and values.get(name) not in (None, "vgg16"):
@@ -214,6 +212,15 @@ class Config:
             )
         if after["load_path"] and after["finetune"]:
             raise UserError("--load-path and --finetune both name a checkpoint; give one of them")
+
+    def check_schedule(self):
+        """What a training run's schedule needs, and what it would not read. Raises UserError."""
+        if self.schedule == "fast_rcnn" and not self.proposals:
+            raise UserError("--schedule=fast_rcnn learns from stored proposals: name their files with --proposals")
+        if self.schedule != "fast_rcnn" and self.proposals:
+            raise UserError(f"--schedule={self.schedule} learns from its own proposals: leave out --proposals")
+        if self.schedule == "alternating" and (self.load_path or self.finetune):
+            raise UserError("--schedule=alternating begins from ImageNet weights: leave out --load-path and --finetune")
 
     def update_known(self, stored):
         """Take the options of a checkpoint that this version has; others and unreadable ones are left."""

@@ -41,7 +41,12 @@ def evaluate_model(model, loader, on_progress=None, n_together=1, raw=False, roi
 
     Returns:
         `VOCResult`; of an RPN alone, for the one class of all objects.
+
+    Raises:
+        UserError: `rois` for an RPN alone.
     """
+    if rois is not None and model.rpn_only:
+        raise UserError("--proposals: the checkpoint is an RPN, which makes its own; leave them out")
     columns = [[] for _ in range(6)]  # predicted bboxes, labels, scores; true bboxes, labels, difficults
     for chunk in _chunks(loader, n_together, on_progress):
         imgs, sizes, *truth = zip(*chunk, strict=True)

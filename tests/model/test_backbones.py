@@ -88,12 +88,23 @@ def test_freeze_at_freezes_the_first_stages(name):
         assert model.stages[-1] == len(list(model.extractor.children()))  # the last stage is the last layer
 
 
+IMGS = torch.randn(2, 3, 128, 160, generator=torch.Generator().manual_seed(1))
+BOXES = [torch.tensor([[8.0, 10, 90, 100], [30, 30, 120, 150]])] * 2, [torch.tensor([1, 0])] * 2  # and labels
+
+
 def few_steps(model, n=6, lr=3e-4):
     """Losses of the same two images in each of n steps."""
     trainer = FasterRCNNTrainer(model.train(), config=Config(lr=lr, use_adam=True))
-    imgs = torch.randn(2, 3, 128, 160, generator=torch.Generator().manual_seed(1))
-    boxes, labels = [torch.tensor([[8.0, 10, 90, 100], [30, 30, 120, 150]])] * 2, [torch.tensor([1, 0])] * 2
-    return trainer, [trainer.train_step(imgs, boxes, labels, 1.0, indices=[0, 1]).total_loss.item() for _ in range(n)]
+    return trainer, [trainer.train_step(IMGS, *BOXES, 1.0, indices=[0, 1]).total_loss.item() for _ in range(n)]
+
+
+@torch.no_grad()
+def normalize_layers(model):
+    """Give BatchNorm the statistics of the two images: without any, 100 layers of random weights make infinities."""
+    norms = [module for module in model.train().modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in norms:
+        module.momentum = 1.0
+    FasterRCNNTrainer(model)(IMGS, *BOXES, 1.0)
 
 
 def learns_saves_loads_and_evaluates(name, roi, tmp_path):
@@ -101,6 +112,7 @@ def learns_saves_loads_and_evaluates(name, roi, tmp_path):
     # a few steps are not enough for proposals above MobileNetV3's 0.05
     options = {"allowed_border": 1024, "rpn_score_thresh": 0}
     model = build_model(name, 3, NAMES, roi=roi, min_size=128, max_size=160, **options)
+    normalize_layers(model)
     model.freeze_bn()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     trainer, losses = few_steps(model)
