@@ -33,7 +33,8 @@ except RuntimeError as reason:  # its operators are not compiled for this build 
 from data.dataset import Dataset, TestDataset, set_epoch, test_loader, to_device, train_loader
 from data.splits import report, training_sets
 from data.voc_dataset import VOCBboxDataset
-from model.zoo import MODELS, NETWORK_OPTIONS, architecture, build_model, model_from_checkpoint, names_to_go_on
+from model.start import architecture_options, detector, new_model, training_model, with_threshold
+from model.zoo import MODELS, architecture, build_model, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import read_checkpoint
 from utils.cli_tool import (
@@ -50,7 +51,7 @@ from utils.cli_tool import (
     workers,
     writing,
 )
-from utils.config import opt
+from utils.config import flag, opt
 from utils.errors import UserError
 from utils.label_names import parse_label_names
 from utils.models_tool import describe, models_table
@@ -73,7 +74,7 @@ def train(*args, **kwargs):
     if opt.schedule == "alternating":
         return alternate(train_db, val_db, device, amp)
     train_rois, val_rois = stored_proposals(train_db, val_db)
-    model = training_model(train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
+    model = training_model(opt, train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
     model.rpn_only = opt.schedule == "rpn"
     name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(name, opt.overwrite)
@@ -131,7 +132,8 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
                 trainer.load(run_dir / "best.pth")
     except BaseException:
         if step > first_epoch * len(loader) and is_finite(model):  # whatever stopped the run, what it learned is kept
-            path = trainer.save(save_optimizer=True, save_path=run_dir / "interrupted.pth", epoch=epoch, step=step)
+            progress = {"epoch": epoch, "step": step, **facts}
+            path = trainer.save(save_optimizer=True, save_path=run_dir / "interrupted.pth", **progress)
             say(f"stopped in step {step}; the state is in {path}", file=sys.stderr)
         raise
     finally:
@@ -146,11 +148,10 @@ def alternate(train_db, val_db, device, amp):
     A step that is done is not done again; one that was interrupted goes on behind its last whole epoch.
     """
     name = opt.name or f"{opt.model}-alternating"
-    begun = Path("runs", name, "last.pth")
-    state = read_checkpoint(begun) if begun.exists() and not opt.overwrite else None
-    goes_on = state is not None and "alternating" in state.other_info and not begun.with_name("step4.pth").exists()
-    run_dir = begun.parent if goes_on else make_run_dir(name, opt.overwrite)
-    done = state.other_info["alternating"] if goes_on else 0  # the last step that has a whole epoch
+    state = alternating_state(Path("runs", name))
+    run_dir = Path("runs", name) if state is not None else make_run_dir(name, opt.overwrite)
+    done = state.other_info["alternating"] if state is not None else 0  # the last step that has a whole epoch
+    facts = {"options": opt.that_decide()}
     with dashboard(opt.env, opt.port, opt.visdom, train_db.label_names) as vis:
         for k, parts in enumerate(("rpn", "head", "rpn", "head"), start=1):
             if k < done:
@@ -160,7 +161,7 @@ def alternate(train_db, val_db, device, amp):
             if k == done:
                 model, epoch = model_from_checkpoint(state), state.other_info["epoch"]
             elif k <= 2:
-                model, epoch = new_model(train_db.label_names), 0
+                model, epoch = new_model(opt, train_db.label_names), 0
             else:
                 model, epoch = model_from_checkpoint(read_checkpoint(run_dir / f"step{k - 1}.pth")), 0
                 if k == 3:
@@ -168,21 +169,43 @@ def alternate(train_db, val_db, device, amp):
             if k > 2:
                 model.extractor.requires_grad_(False)
             model.rpn_only = parts == "rpn"
-            model = with_threshold(model).to(device, memory_format=torch.channels_last)
+            model = with_threshold(opt, model).to(device, memory_format=torch.channels_last)
             trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=parts)
             best_map, rois = None, None
             if k == done:
-                trainer.load_optimizer(state.optimizer, begun)
+                trainer.load_optimizer(state.optimizer, state.path)
                 best_map = state.other_info["best_map"]
             if parts == "head":
                 rois = read_proposals([run_dir / f"step{k - 1}_proposals.npz"], train_db.ids)
             if epoch < opt.epoch:
                 best_map = fit(trainer, train_db, val_db if k == 4 else None, run_dir, rois,
-                               first_epoch=epoch, best_map=best_map, alternating=k)  # fmt: skip
+                               first_epoch=epoch, best_map=best_map, alternating=k, **facts)  # fmt: skip
             if parts == "rpn":
                 write_proposals(run_dir / f"step{k}_proposals.npz", train_db.ids, propose_for(model, train_db))
             trainer.save(save_path=run_dir / f"step{k}.pth")
     finish(run_dir, best_map, val_db)
+
+
+def alternating_state(run_dir):
+    """The checkpoint from which an alternating run in this folder goes on, or None. Raises UserError for another run.
+
+    One that was stopped before its first whole epoch has none but `interrupted.pth`, and begins again.
+    """
+    paths = [run_dir / name for name in ("last.pth", "interrupted.pth") if (run_dir / name).exists()]
+    state = read_checkpoint(paths[0]) if paths and not (run_dir / "step4.pth").exists() else None
+    if state is None or "alternating" not in state.other_info:
+        return None
+    options = opt.that_decide()
+    for name, before in state.other_info.get("options", {}).items():
+        value = options.get(name, before)
+        if value != before:
+            raise UserError(
+                f"--name={run_dir.name}: was begun with {flag(name)}={before}, not {value}: to go on, "
+                "give the same options; for another run, another --name"
+            )
+    if paths[0].name == "interrupted.pth":
+        state.other_info["alternating"] = 0
+    return state
 
 
 @SetParseFn(str)
@@ -191,8 +214,9 @@ def evaluate_command(*args, **kwargs):
     read_options(args, kwargs, needs="load_path")
     path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_eval_{opt.val_split}.json")
     make_room(path)
-    model = detector("evaluate")
-    db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, model.label_names, use_difficult=True)
+    model = detector_at("evaluate")
+    names = None if model.rpn_only else model.label_names  # to an RPN all are objects
+    db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, names, use_difficult=True)
     report(db)
     rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
     result = evaluate(model, db, rois)
@@ -216,8 +240,10 @@ def predict(*args, **kwargs):
     read_options(args, kwargs, needs="load_path")
     if not opt.image:
         raise UserError("--image is missing: name a picture, a folder or a glob")
+    if opt.proposals:
+        raise UserError("--proposals are of the pictures of a data set: predict finds its own; leave them out")
     paths = find_images(opt.image)
-    draw(detector("visualize"), paths, opt.out or "runs/predict")
+    draw(detector_at("visualize"), paths, opt.out or "runs/predict")
 
 
 @SetParseFn(str)
@@ -226,8 +252,8 @@ def propose(*args, **kwargs):
     read_options(args, kwargs, needs="load_path")
     path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_proposals_{opt.val_split}.npz")
     make_room(path)
-    model = detector("evaluate")
-    db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, model.label_names)
+    model = detector_at("evaluate")
+    db = VOCBboxDataset(opt.voc_data_dir, opt.val_split)
     report(db)
     proposals = propose_for(model, db)
     write_proposals(path, db.ids, proposals)
@@ -241,7 +267,9 @@ def models(*args, **kwargs):
     read_options(args, kwargs)
     device, names = choose_device(opt.device), [opt.model] if "model" in opt.given else list(MODELS)
     with autocast(device, amp_dtype(opt.amp, device)):
-        rows = [describe(name, MODELS[name], (600, 800), device) for name in tqdm(names, unit="model", leave=False)]
+        options = architecture_options(opt, only_given=True)
+        rows = [describe(name, partial(build_model, name, 20, **options), (600, 800), device)
+                for name in tqdm(names, unit="model", leave=False)]  # fmt: skip
     say(models_table(rows, (600, 800)))
 
 
@@ -271,59 +299,9 @@ def training_data():
     return *sets, checkpoint
 
 
-def architecture_options(only_given):
-    """The options that decide on the network, for `build_model`; all, or those that the user gave."""
-    return {name: getattr(opt, name) for name in NETWORK_OPTIONS if not only_given or name in opt.given}
-
-
-def training_model(label_names, checkpoint):
-    """The network to train, evaluated with the threshold that was given."""
-    if checkpoint is None:
-        return with_threshold(new_model(label_names))
-    options = checkpoint_options(checkpoint)
-    model = model_from_checkpoint(checkpoint, label_names, finetune=bool(opt.finetune), **options)
-    say(f"starting from {checkpoint.path}")
-    return with_threshold(model)
-
-
-def new_model(label_names):
-    """A network from the options, with ImageNet weights if it has any and they are wanted."""
-    options = architecture_options(only_given=False)
-    if "caffe_pretrain_path" in opt.given and not opt.caffe_pretrain:
-        raise UserError("--caffe-pretrain-path is read only with --caffe-pretrain=True; add it, or leave it out")
-    if opt.caffe_pretrain:
-        if opt.model != "vgg16":
-            raise UserError(f"--caffe-pretrain is for --model=vgg16, not {opt.model}; leave it out")
-        options["input_mode"] = options["input_mode"] or "caffe"
-    model = build_model(opt.model, len(label_names), label_names, **options)
-    if "pretrained_model" in opt.given and opt.pretrained_model not in (opt.model, "none"):
-        raise UserError(f"--pretrained-model={opt.pretrained_model}: must be none or the model's own, {opt.model}")
-    path = opt.caffe_pretrain_path if opt.caffe_pretrain else opt.pretrained_path
-    scratch = opt.pretrained_model == "none" or (model.pretrained_weights is None and path is None)
-    if not scratch:
-        model.load_pretrained(path)
-    return model
-
-
-def with_threshold(model):
-    if opt.score_thresh is not None:
-        model.score_thresh = opt.score_thresh
-    return model
-
-
-def checkpoint_options(checkpoint):
-    """What the user gave to override the checkpoint's own description."""
-    options = architecture_options(only_given=True)
-    if opt.caffe_pretrain and not options.get("input_mode") and not checkpoint.config.get("input_mode"):
-        options["input_mode"] = "caffe_legacy"  # an old file without options: simple-faster-rcnn's own caffe input
-    if "model" in opt.given:
-        options["model"] = opt.model
-    return options
-
-
 def training_loader(model, db, rois):
     raw = model.device.type == "cuda"  # a GPU resizes faster
-    augmentation = {"min_sizes": opt.train_sizes, "max_ratio": opt.max_ratio}
+    augmentation = {"min_sizes": opt.train_sizes, "max_ratio": opt.max_ratio, "plus_one": model.convention.plus_one}
     dataset = Dataset(db, *model.preparation, seed=opt.seed, raw=raw, proposals=rois, **augmentation)
     wide = [width > height for height, width in map(db.size, range(len(db)))] if opt.group_by_aspect else None
     return train_loader(dataset, opt.batch_size, workers(opt.num_workers), wide)
@@ -367,8 +345,12 @@ def finish(run_dir, best_map, val_db):
         draw(model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
     say("next:")
     if val_db is not None:
-        say(f"  python train.py eval --load-path={best} --voc-data-dir={opt.voc_data_dir} --val-split={opt.val_split}")
-    say(f"  python train.py predict --load-path={best} --image=FILE_OR_FOLDER")
+        words = [f"--load-path={best}", f"--voc-data-dir={opt.voc_data_dir}", f"--val-split={opt.val_split}"]
+        if opt.proposals:
+            words.append(f"--proposals={','.join(opt.proposals)}")
+        say(f"  python train.py eval {' '.join(words)}")
+    if not opt.proposals:  # else it has no RPN that would find anything in another picture
+        say(f"  python train.py predict --load-path={best} --image=FILE_OR_FOLDER")
 
 
 def draw(model, paths, out_dir):
@@ -380,11 +362,12 @@ def draw(model, paths, out_dir):
     say(f"{n_boxes} objects in {len(records)} pictures; drawn pictures and detections.json are in {out_dir}")
 
 
-def detector(preset):
+def detector_at(preset):
     """The model of --load-path, ready to predict."""
     checkpoint = read_checkpoint(opt.load_path)
-    names = parse_label_names(opt.label_names) if opt.label_names else None
-    return ready(model_from_checkpoint(checkpoint, names, **checkpoint_options(checkpoint)), preset)
+    if checkpoint.config.get("schedule") == "fast_rcnn" and not opt.proposals:
+        say(f"warning: {checkpoint.path} learned on stored proposals, and its RPN nothing", file=sys.stderr)
+    return ready(detector(opt, checkpoint), preset)
 
 
 def ready(model, preset):
@@ -392,7 +375,8 @@ def ready(model, preset):
     model.use_preset(preset)
     if opt.compile:
         model.compile_layers()
-    return with_threshold(model).to(choose_device(opt.device), memory_format=torch.channels_last).eval()
+    model = with_threshold(opt, model)
+    return model.to(choose_device(opt.device), memory_format=torch.channels_last).eval()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ class Augmentation(NamedTuple):
     window: tuple  # (y_min, x_min, y_max, x_max) whole pixels that are kept
     flip: bool  # left to right
     min_size: float  # pixels that the short side is then resized to
+    plus_one: int = 0  # 1 where boxes have the indices of their first and last pixel, see `Convention`
 
     @property
     def size(self):
@@ -31,12 +32,12 @@ class Augmentation(NamedTuple):
 
     def boxes(self, bbox):
         """The (R, 4) boxes, cut and mirrored; a box that lies outside of what is kept has no area left."""
-        low, (height, width) = np.array(self.window[:2] * 2, dtype=bbox.dtype), self.size
-        bbox = (bbox - low).clip(0, np.array([height, width] * 2, dtype=bbox.dtype))
-        return flip_bbox(bbox, self.size) if self.flip else bbox
+        ends = height, width = [side - self.plus_one for side in self.size]
+        bbox = (bbox - np.array(self.window[:2] * 2, dtype=bbox.dtype)).clip(0, np.array(ends * 2, dtype=bbox.dtype))
+        return flip_bbox(bbox, (height, width)) if self.flip else bbox
 
 
-def draw_augmentation(rng, size, bbox, flip=True, min_sizes=(600,), max_ratio=None):
+def draw_augmentation(rng, size, bbox, flip=True, min_sizes=(600,), max_ratio=None, plus_one=0):
     """An `Augmentation` for a picture of `size` (H, W).
 
     Args:
@@ -45,13 +46,15 @@ def draw_augmentation(rng, size, bbox, flip=True, min_sizes=(600,), max_ratio=No
         flip: mirror it with probability ½.
         min_sizes: short sides, one of which is taken.
         max_ratio: a long side of more than so many short ones is cut to that; None cuts nothing.
+        plus_one: see `Augmentation`.
     """
     mirrored, which, where = rng.random(3)
     window = (0, 0, *size)
     if max_ratio is not None and max(size) > max_ratio * min(size):
         axis = int(size[1] > size[0])  # of the long side
-        window = cut(size, bbox, axis, max(1, math.floor(min(size) * max_ratio)), where)
-    return Augmentation(window, bool(flip and mirrored < 0.5), min_sizes[int(which * len(min_sizes))])
+        edges = bbox + np.array([0, 0, plus_one, plus_one], dtype=bbox.dtype)
+        window = cut(size, edges, axis, max(1, math.floor(min(size) * max_ratio)), where)
+    return Augmentation(window, bool(flip and mirrored < 0.5), min_sizes[int(which * len(min_sizes))], plus_one)
 
 
 def cut(size, bbox, axis, length, where):

@@ -73,6 +73,7 @@ class Dataset:
         max_ratio: a long side of more than so many short ones is cut to that, around the boxes; None cuts nothing.
         raw: leave it to `to_device` to resize and normalise the pictures of a batch.
         proposals: for each image (P, 4) boxes in its pixels, which come along in a batch as `rois`.
+        plus_one: that of the network's `Convention`.
 
     `dataset[i]` is (img, bbox, label, scale): (3, H, W) float32, (R, 4) float32, (R,) int32, float.
     """
@@ -91,11 +92,17 @@ class Dataset:
         max_ratio=None,
         raw=False,
         proposals=None,
+        plus_one=0,
     ):
         self.db = _checked(db)
         self.max_size, self.input_mode, self.rule = max_size, input_mode, rule
         self.seed = seed
-        self.augmentation = {"flip": flip, "min_sizes": min_sizes or (min_size,), "max_ratio": max_ratio}
+        self.augmentation = {
+            "flip": flip,
+            "min_sizes": min_sizes or (min_size,),
+            "max_ratio": max_ratio,
+            "plus_one": plus_one,
+        }
         self.raw, self.proposals = raw, proposals
         # Shared memory: worker processes that live on from one epoch to the next see the change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()

@@ -11,7 +11,8 @@
 
 Box order, background column, score channels, anchors, input statistics, sizes and the order of steps come along: `eval`
 and `predict` need no option. jwyang's RoI align takes other samples than ours (the mean of 2 × 2 points a bin, on a
-grid that spans the RoI from edge to edge): scores there differ a little from his. Nothing in a file is run.
+grid that spans the RoI from edge to edge): what a network trained with it sees is near his, not his. Pooling and crop
+are. Nothing in a file is run.
 """
 
 import argparse
@@ -34,7 +35,8 @@ from utils.label_names import VOC_BBOX_LABEL_NAMES, parse_label_names
 
 TORCHVISION = {"convention": "torchvision", "min_size": 800, "max_size": 1333, "nms_thresh": 0.5, "max_dets": 100}
 SMALL = {"min_size": 320, "max_size": 640, "rpn_n_test_pre_nms": 150, "rpn_n_test_post_nms": 150}
-JWYANG = {"convention": "py-faster-rcnn", "input_mode": "caffe", "rpn_min_size": 0, "max_dets": 100}
+# his test_net.py leaves the long side as it comes
+JWYANG = {"convention": "py-faster-rcnn", "input_mode": "caffe", "rpn_min_size": 0, "max_dets": 100, "max_size": 6000}
 CHAINERCV = {"convention": "chainercv", "input_mode": "caffe"}
 
 
@@ -84,7 +86,7 @@ def from_torchvision(path, frozen_eps=None):
             state[name] = torch.stack([torch.zeros_like(state[name]), state[name]], dim=1).flatten(0, 1)
     if frozen_eps is None:
         frozen = not any(name.endswith("num_batches_tracked") for name in state)
-        published = "head.score.bias" in state and len(state["head.score.bias"]) == 91
+        published = "head.score.bias" in state and state["head.score.bias"].shape == (91,)
         resnet = any(name.startswith("extractor.layer1.") for name in state)
         frozen_eps = 0.0 if frozen and published and resnet else 1e-5  # as torchvision does for its own ResNet file
     return Foreign(with_boxes_as_yx(state), TORCHVISION, frozen_eps)
@@ -180,9 +182,7 @@ def convert(kind, path, label_names=None, frozen_eps=None):
         model = build_model(name, 20, label_names or VOC_BBOX_LABEL_NAMES, **options)
         model.load_pretrained(path)
         return model
-    foreign = read(path, frozen_eps)
-    if "head.score.bias" not in foreign.state:
-        raise UserError(f"{path}: has no class scores under the names of {kind}; choose another kind or file")
+    foreign = read_foreign(kind, path, frozen_eps)
     n_fg_class = len(foreign.state["head.score.bias"]) - 1
     label_names = label_names or default_names(n_fg_class)
     if len(label_names) != n_fg_class:
@@ -195,6 +195,20 @@ def convert(kind, path, label_names=None, frozen_eps=None):
         take_over_eps(model, foreign.bn_eps)
     model.freeze_bn()
     return model
+
+
+def read_foreign(kind, path, frozen_eps):
+    """`Foreign` of the file, its numbers checked."""
+    try:
+        foreign = KINDS[kind][1](path, frozen_eps)
+    except (RuntimeError, TypeError, IndexError):  # rows that are no whole number of boxes or scores, a scalar, ...
+        raise UserError(f"{path}: its arrays do not have the shapes of {kind}; choose another kind or file") from None
+    if foreign.state.get("head.score.bias", torch.zeros(())).ndim != 1:
+        raise UserError(f"{path}: has no class scores under the names of {kind}; choose another kind or file")
+    for name, value in foreign.state.items():
+        if not name.endswith("num_batches_tracked") and not (value.is_floating_point() and value.isfinite().all()):
+            raise UserError(f"{path}: {name} has other values than finite floats; choose another file")
+    return foreign
 
 
 @torch.no_grad()
@@ -228,6 +242,8 @@ def main(argv=None):
         "--frozen-eps", type=float, help="of torchvision's frozen BatchNorm; default: found by the file"
     )
     args = parser.parse_args(argv)
+    if args.frozen_eps is not None and not 0 <= args.frozen_eps < 1:
+        raise UserError(f"--frozen-eps={args.frozen_eps}: must be from 0 to less than 1; torchvision's are 0 and 1e-5")
     if Path(args.out).exists():
         raise UserError(f"--out={args.out}: exists; choose another file, or remove it")
     model = convert(args.kind, args.file, args.label_names, args.frozen_eps)

@@ -294,8 +294,8 @@ class FasterRCNN(nn.Module):
         plus_one = self.convention.plus_one
         bbox = loc2bbox(pixel_edges(roi, plus_one)[:, None], loc)
         bbox = bbox.expand(-1, self.n_class - 1, -1) if self.head.class_agnostic else bbox[:, 1:]  # (R, L, 4)
-        ends = [side - plus_one for side in size]
-        bbox = clip_bbox(resize_bbox(bbox.reshape(-1, 4), prepared_size, size), ends).view_as(bbox)
+        inside = clip_bbox(bbox.reshape(-1, 4), [side - plus_one for side in prepared_size])
+        bbox = clip_bbox(resize_bbox(inside, prepared_size, size), size).view_as(bbox)  # it may round beyond the edge
         return bbox, roi_score.softmax(dim=1)[:, 1:]
 
     def _suppress(self, bbox, prob, nms_thresh, score_thresh, max_dets):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.dataset import EpochSampler
 from misc.demo import TRAINING
 from misc.make_toy_voc import make_toy_voc
 from model import build_model, load_model
@@ -135,6 +136,12 @@ def test_propose_writes_boxes_and_prints_recall(home):
             assert bbox.max() <= 96
     few = run(home, "propose", "--load-path=runs/rpn/last.pth", *EVAL, "--rpn-n-test-post-nms=7", "--out=few.npz")
     assert "35 proposals for 5 images" in few.stdout
+    shutil.copytree(home / "toy", home / "other")
+    for path in (home / "other/Annotations").iterdir():  # classes that the checkpoint has not seen are objects too
+        path.write_text(path.read_text().replace("<name>star</name>", "<name>sun</name>"))
+    other = "--voc-data-dir=other", "--test-num-workers=0", "--out=other.npz"
+    assert "proposals for 5 images" in run(home, "propose", "--load-path=runs/rpn/last.pth", *other).stdout
+    assert "object" in run(home, "eval", "--load-path=runs/rpn/last.pth", *other).stdout
     done = run(home, "eval", "--load-path=runs/rpn/last.pth", *EVAL, "--proposals=few.npz", code=2)
     assert done.stderr.strip().endswith("--proposals: the checkpoint is an RPN, which makes its own; leave them out")
 
@@ -148,6 +155,12 @@ def test_fast_rcnn_on_stored_proposals(home):
     assert "epoch 2: mAP" in done.stdout
     run(home, "eval", "--load-path=runs/fast/last.pth", *EVAL, files, "--out=stored.json")
     run(home, "eval", "--load-path=runs/fast/last.pth", *EVAL, "--out=own.json")
+    assert f"train.py eval --load-path=runs/fast/best.pth --voc-data-dir=toy --val-split=val {files}" in done.stdout
+    assert "train.py predict" not in done.stdout  # with what proposals?
+    warned = run(home, "predict", "--load-path=runs/fast/last.pth", "--image=toy/JPEGImages/000001.jpg", "--out=x")
+    assert "warning: runs/fast/last.pth learned on stored proposals, and its RPN nothing" in warned.stderr
+    refused = run(home, "predict", "--load-path=runs/fast/last.pth", "--image=toy/JPEGImages", files, code=2)
+    assert "leave them out" in refused.stderr
     stored, own = (json.loads((home / f"{name}.json").read_text()) for name in ("stored", "own"))
     assert stored["n_images"] == own["n_images"] == 5
     fresh, fast = (load_model(home / f"runs/{name}/last.pth") for name in ("rpn", "fast"))
@@ -232,6 +245,27 @@ def test_killed_in_any_step_it_goes_on_to_the_same_end(home, alternated, step, t
     assert same(weights(last), weights(alternated / "last.pth"), "")
     again = run(tmp_path, *TRAIN, "--schedule=alternating", "--epoch=2", "--name=four", code=2)
     assert "--overwrite" in again.stderr
+
+
+def test_stopped_in_its_first_epoch_it_begins_again(home, alternated, tmp_path):
+    """There is no whole epoch to go on from; and a run with other options, or other data, is another run."""
+    shutil.copytree(home / "toy", tmp_path / "toy")
+    words = [*TRAIN, "--schedule=alternating", "--epoch=2", "--name=four"]
+    picture = tmp_path / f"toy/JPEGImages/{[*EpochSampler(8)][-1] + 1:06}.jpg"  # the last of the first epoch
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:900])  # its header is there
+    assert "state is in" in run(tmp_path, *words, code=2).stderr
+    picture.write_bytes(whole)
+    assert [path.name for path in (tmp_path / "runs/four").iterdir()] == ["interrupted.pth"]
+    for other, message in (
+        ("--roi=crop", "was begun with --roi=None, not crop: to go on, give the same options"),
+        ("--voc-data-dir=./toy", "was begun with --voc-data-dir=toy, not ./toy"),
+        ("--epoch=3", "was begun with --epoch=2, not 3"),
+    ):
+        done = run(tmp_path, *words, other, code=2)
+        assert done.stderr.startswith(f"error: --name=four: {message}")
+    run(tmp_path, *words, "--overwrite=True", "--test-num-workers=1")
+    assert same(weights(tmp_path / "runs/four/last.pth"), weights(alternated / "last.pth"), "")
 
 
 @pytest.mark.slow

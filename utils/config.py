@@ -11,6 +11,7 @@ from typing import get_args, get_type_hints
 from utils.errors import UserError
 
 GROUPS = ("data", "model", "schedule", "training", "run", "evaluation", "prediction")
+BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a run learns, not what
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -111,8 +112,9 @@ class Config:
     rpn_neg_iou: float = option(0.3, "training", "IoU below which it is negative", low=0, high=1)
     rpn_clobber_positives: bool = option(False, "training", "a box's best anchor is negative if below --rpn-neg-iou")
     rpn_positive_weight: float | None = option(
-        None, "training", "weight of all positives' boxes in the RPN's loss; default: 1 / samples for each", low=0
-    )
+        None, "training", "weight of all positives' boxes in the RPN's loss; default: 1 / samples for each",
+        low=1e-6, high=1,
+    )  # fmt: skip
     roi_n_sample: int | None = option(None, "training", "RoIs an image in the loss; default: the model's", low=1)
     roi_pos_ratio: float = option(0.25, "training", "positives among them at most", low=0, high=1)
     roi_pos_iou: float = option(0.5, "training", "IoU with a box from which a RoI is positive", low=0, high=1)
@@ -212,6 +214,15 @@ class Config:
             )
         if after["load_path"] and after["finetune"]:
             raise UserError("--load-path and --finetune both name a checkpoint; give one of them")
+
+    def that_decide(self):
+        """The options by which a run learns what it learns, as plain values: two runs with the same are the same."""
+        groups = {f.name: f.metadata["group"] for f in fields(self)}
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if groups[name] in ("data", "model", "schedule", "training") and name not in BESIDE
+        }
 
     def check_schedule(self):
         """What a training run's schedule needs, and what it would not read. Raises UserError."""

@@ -64,21 +64,22 @@ def propose_all(model, loader, n_pre_nms, n_post_nms, on_progress=None, n_togeth
     """The RPN's proposals for each image of `loader`; the other arguments are those of `evaluate_model`.
 
     Args:
-        n_pre_nms, n_post_nms: at most so many before their suppression, of each level, and after it.
+        n_pre_nms, n_post_nms: at most so many before their suppression, of each level, and after it; whatever their
+            score.
 
     Returns:
         (bbox, score) of each image, see `FasterRCNN.propose`.
     """
     layer = model.rpn.proposal_layer
-    usual = layer.n_test_pre_nms, layer.n_test_post_nms
-    layer.n_test_pre_nms, layer.n_test_post_nms = n_pre_nms, n_post_nms
+    usual = layer.n_test_pre_nms, layer.n_test_post_nms, layer.score_thresh
+    layer.n_test_pre_nms, layer.n_test_post_nms, layer.score_thresh = n_pre_nms, n_post_nms, 0.0
     proposals = []
     try:
         for chunk in _chunks(loader, n_together, on_progress):
             imgs, sizes, *_ = zip(*chunk, strict=True)
             proposals += model.propose(imgs, None if raw else sizes)
     finally:
-        layer.n_test_pre_nms, layer.n_test_post_nms = usual
+        layer.n_test_pre_nms, layer.n_test_post_nms, layer.score_thresh = usual
     return proposals
 
 

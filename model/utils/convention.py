@@ -38,7 +38,7 @@ CONVENTIONS = {
     # ours and simple-faster-rcnn's: edges, anchors that are not rounded and stand where the cells look
     "continuous": Convention(),
     "chainercv": Convention(foreground_logit=True, size_rule="floor"),
-    # also jwyang's
+    # also jwyang's, who decodes in pixels of the prepared image, as we do; py-faster-rcnn itself in the picture's
     "py-faster-rcnn": Convention(caffe_anchor_base, plus_one=1, aligned=False),
     "torchvision": Convention(
         torchvision_anchor_base, even_strides=True, aligned=False, small_last=True, size_rule="floor"

@@ -20,17 +20,19 @@ def pictures(draw):
 
 
 @settings(max_examples=200, deadline=None)
-@given(pictures(), st.floats(1, 4), st.integers(0, 1000))
-def test_boxes_follow_the_pixels(picture, max_ratio, seed):
+@given(pictures(), st.floats(1, 4), st.integers(0, 1000), st.sampled_from([0, 1]))
+def test_boxes_follow_the_pixels(picture, max_ratio, seed, plus_one):
     img, bbox = picture
-    drawn = draw_augmentation(np.random.default_rng(seed), img.shape[1:], bbox, max_ratio=max_ratio)
+    bbox -= np.array([0, 0, plus_one, plus_one], np.float32)  # the last pixel's index, or the edge behind it
+    rng = np.random.default_rng(seed)
+    drawn = draw_augmentation(rng, img.shape[1:], bbox, max_ratio=max_ratio, plus_one=plus_one)
     out, box = drawn.picture(img), drawn.boxes(bbox)[0]
     assert out.shape[1:] == drawn.size
     assert max(drawn.size) <= max(max_ratio, 1) * min(img.shape[1:])
     assert min(drawn.size) == min(img.shape[1:]) or max(img.shape[1:]) <= max_ratio * min(img.shape[1:])
     rows, columns = np.flatnonzero(out[0].any(axis=1)), np.flatnonzero(out[0].any(axis=0))
     if len(rows):
-        assert box.tolist() == [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
+        assert np.add(box, [0, 0, plus_one, plus_one]).tolist() == [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
     else:
         assert (box[2:] - box[:2]).min() == 0
 

@@ -252,6 +252,12 @@ def test_as_a_user_would(tmp_path):
         ("jwyang_resnet101", {"model": {"RCNN_cls_score.bias": torch.zeros(4)}}, "not for FasterRCNN"),
         ("chainercv_vgg16", {"x": 1}, "not an npz"),
         ("caffe_vgg16", {"features.0.weight": torch.zeros(64, 3, 3, 3)}, "lacks"),
+        ("fasterrcnn_resnet50_fpn", {"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(7, 2)}, "the shapes"),
+        ("fasterrcnn_resnet50_fpn", {"roi_heads.box_predictor.cls_score.bias": torch.zeros(())}, "no class scores"),
+        ("jwyang_vgg16", {"RCNN_rpn.RPN_cls_score.weight": torch.zeros(17, 2)}, "the shapes"),
+        ("jwyang_vgg16", {"RCNN_rpn.RPN_cls_score.bias": torch.zeros(())}, "the shapes"),
+        ("jwyang_vgg16", {"RCNN_cls_score.bias": torch.full((4,), torch.nan)}, "other values than finite"),
+        ("jwyang_vgg16", {"RCNN_cls_score.bias": torch.zeros(4, dtype=int)}, "other values than finite"),
     ],
 )
 def test_files_that_hold_something_else(kind, content, message, tmp_path):
@@ -259,6 +265,19 @@ def test_files_that_hold_something_else(kind, content, message, tmp_path):
         torch.save(content, tmp_path / "x")
     with pytest.raises(UserError, match=message):
         convert(kind, tmp_path / "x")
+
+
+def test_an_epsilon_that_is_none(tmp_path):
+    for value in ("-1", "nan", "1"):
+        done = run("misc/convert_checkpoint.py", "fasterrcnn_resnet50_fpn", "x", "--out=y", f"--frozen-eps={value}")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"error: --frozen-eps={float(value)}: must be from 0")
+
+
+def test_a_layer_that_no_network_has_is_one_line(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"extractor/conv9_9/conv/W": np.zeros(3)})
+    with pytest.raises(UserError, match="the shapes"):
+        convert("chainercv_vgg16", tmp_path / "x.npz")
 
 
 def test_an_npz_is_never_unpickled(tmp_path):

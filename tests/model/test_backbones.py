@@ -15,6 +15,7 @@ from model import MODELS, build_model, load_model
 from trainer import FasterRCNNTrainer
 from utils.config import Config
 from utils.errors import UserError
+from utils.image_tool import normalize
 from utils.predict_tool import evaluate_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,23 +89,24 @@ def test_freeze_at_freezes_the_first_stages(name):
         assert model.stages[-1] == len(list(model.extractor.children()))  # the last stage is the last layer
 
 
-IMGS = torch.randn(2, 3, 128, 160, generator=torch.Generator().manual_seed(1))
+PICTURES = torch.rand(2, 3, 128, 160, generator=torch.Generator().manual_seed(1)) * 255
 BOXES = [torch.tensor([[8.0, 10, 90, 100], [30, 30, 120, 150]])] * 2, [torch.tensor([1, 0])] * 2  # and labels
 
 
 def few_steps(model, n=6, lr=3e-4):
     """Losses of the same two images in each of n steps."""
     trainer = FasterRCNNTrainer(model.train(), config=Config(lr=lr, use_adam=True))
-    return trainer, [trainer.train_step(IMGS, *BOXES, 1.0, indices=[0, 1]).total_loss.item() for _ in range(n)]
+    imgs = normalize(PICTURES, model.input_mode)
+    return trainer, [trainer.train_step(imgs, *BOXES, 1.0, indices=[0, 1]).total_loss.item() for _ in range(n)]
 
 
 @torch.no_grad()
 def normalize_layers(model):
-    """Give BatchNorm the statistics of the two images: without any, 100 layers of random weights make infinities."""
+    """Give BatchNorm the statistics of two pictures: without any, 100 layers of random weights make infinities."""
     norms = [module for module in model.train().modules() if isinstance(module, nn.BatchNorm2d)]
     for module in norms:
         module.momentum = 1.0
-    FasterRCNNTrainer(model)(IMGS, *BOXES, 1.0)
+    FasterRCNNTrainer(model)(normalize(PICTURES, model.input_mode), *BOXES, 1.0)
 
 
 def learns_saves_loads_and_evaluates(name, roi, tmp_path):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from model import build_model
 from utils.errors import UserError
-from utils.predict_tool import detection_record, evaluate_model, find_images, predict_files
+from utils.predict_tool import detection_record, evaluate_model, find_images, predict_files, propose_all
 
 
 class Detector:
@@ -250,3 +251,16 @@ def test_an_rpn_is_judged_as_a_detector_of_one_class():
     result = evaluate_model(detector, samples())
     assert result.label_names == ("object",)
     assert result.n_gt.tolist() == [2]  # a cat and an été, and not the difficult one
+
+
+# Proposals
+
+
+def test_all_proposals_whatever_their_score():
+    model = build_model("tiny", 2, rpn_score_thresh=1.0, rpn_n_test_post_nms=3)  # none is as sure
+    loader = [(np.full((3, 64, 80), 9.0, np.float32), (64, 80), None, None, None)] * 2
+    layer = model.rpn.proposal_layer
+    before = vars(layer).copy()
+    proposals = propose_all(model, loader, 10**6, 50, raw=True)
+    assert [len(score) for _, score in proposals] == [50, 50]
+    assert vars(layer) == before

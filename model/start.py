@@ -1,0 +1,73 @@
+"""The network that a command begins with: from its options, with ImageNet weights, or from a checkpoint."""
+
+from model.zoo import MODELS, NETWORK_OPTIONS, build_model, model_from_checkpoint
+from utils.cli_tool import say
+from utils.errors import UserError
+from utils.label_names import parse_label_names
+
+
+def training_model(opt, label_names, checkpoint):
+    """The network to train.
+
+    Args:
+        opt: a `Config`.
+        label_names: the classes.
+        checkpoint: a `Checkpoint` to start from, or None.
+    """
+    if checkpoint is None:
+        return new_model(opt, label_names)
+    options = checkpoint_options(opt, checkpoint)
+    model = model_from_checkpoint(checkpoint, label_names, finetune=bool(opt.finetune), **options)
+    say(f"starting from {checkpoint.path}")
+    return with_threshold(opt, model)
+
+
+def new_model(opt, label_names):
+    """A network from the options, with ImageNet weights if it has any and they are wanted."""
+    options = architecture_options(opt)
+    if "caffe_pretrain_path" in opt.given and not opt.caffe_pretrain:
+        raise UserError("--caffe-pretrain-path is read only with --caffe-pretrain=True; add it, or leave it out")
+    if opt.caffe_pretrain:
+        if opt.model != "vgg16":
+            raise UserError(f"--caffe-pretrain is for --model=vgg16, not {opt.model}; leave it out")
+        options["input_mode"] = options["input_mode"] or "caffe"
+    if "pretrained_model" in opt.given and opt.pretrained_model not in (opt.model, "none"):
+        raise UserError(f"--pretrained-model={opt.pretrained_model}: must be none or the model's own, {opt.model}")
+    path = opt.caffe_pretrain_path if opt.caffe_pretrain else opt.pretrained_path
+    has_weights = opt.model not in MODELS or MODELS[opt.model].pretrained_weights is not None
+    if opt.pretrained_model == "none" or (path is None and not has_weights):
+        if options["freeze_at"] is None:
+            options["freeze_at"] = 0  # random stages must learn
+        say(f"{opt.model} starts from random weights")
+        return with_threshold(opt, build_model(opt.model, len(label_names), label_names, **options))
+    model = build_model(opt.model, len(label_names), label_names, **options)
+    model.load_pretrained(path)
+    return with_threshold(opt, model)
+
+
+def detector(opt, checkpoint):
+    """The model of a checkpoint, to predict with; options that were given override the checkpoint's own."""
+    names = parse_label_names(opt.label_names) if opt.label_names else None
+    return model_from_checkpoint(checkpoint, names, **checkpoint_options(opt, checkpoint))
+
+
+def architecture_options(opt, only_given=False):
+    """The options that decide on the network, for `build_model`; all, or those that the user gave."""
+    return {name: getattr(opt, name) for name in NETWORK_OPTIONS if not only_given or name in opt.given}
+
+
+def checkpoint_options(opt, checkpoint):
+    """What the user gave to override the checkpoint's own description."""
+    options = architecture_options(opt, only_given=True)
+    if opt.caffe_pretrain and not options.get("input_mode") and not checkpoint.config.get("input_mode"):
+        options["input_mode"] = "caffe_legacy"  # an old file without options: simple-faster-rcnn's own caffe input
+    if "model" in opt.given:
+        options["model"] = opt.model
+    return options
+
+
+def with_threshold(opt, model):
+    """`model`, with the score threshold that was given."""
+    if opt.score_thresh is not None:
+        model.score_thresh = opt.score_thresh
+    return model
