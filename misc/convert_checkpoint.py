@@ -9,10 +9,8 @@
     chainercv_vgg16: chainercv's npz
     caffe_vgg16: the backbone in torchvision's names; RPN and head stay random: for train.py train --finetune
 
-Box order, background column, score channels, anchors, input statistics, sizes and the order of steps come along: `eval`
-and `predict` need no option. jwyang's RoI align takes other samples than ours (the mean of 2 × 2 points a bin, on a
-grid that spans the RoI from edge to edge): what a network trained with it sees is near his, not his. Pooling and crop
-are. Nothing in a file is run.
+Box order, background column, score channels, anchors, input statistics, sizes, RoI features and the order of steps come
+along: `eval` and `predict` need no option. Nothing in a file is run.
 """
 
 import argparse

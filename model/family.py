@@ -58,7 +58,8 @@ class FasterRCNNFamily(FasterRCNN):
         rpn = RegionProposalNetwork(channels, self.rpn_width, ratios, scales, *anchors)
         roi = self.default_roi if roi is None else roi
         cells = self.cells[:-1] if isinstance(self.cells, tuple) else self.cells
-        head = RoIHead(classifier, width, n_fg_class + 1, self.roi_size, cells, roi, class_agnostic, convention.aligned)
+        samples = convention.aligned, convention.corner_align
+        head = RoIHead(classifier, width, n_fg_class + 1, self.roi_size, cells, roi, class_agnostic, *samples)
         super().__init__(extractor, rpn, head, **others)
 
     def layers(self, use_drop):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from model.ops.roi_align import roi_align
+from model.ops.roi_corner_align import roi_corner_align
 from model.ops.roi_crop import roi_crop
 from model.ops.roi_pool import roi_pool
 from model.utils.anchor_tool import VGG_CELLS
@@ -60,7 +61,7 @@ class RoIHead(nn.Module):
         cells: `Cells` of the feature map, or a tuple of those of each level.
         roi: a name of ROI_OPS.
         class_agnostic: give a RoI one box for all classes.
-        aligned: see `Convention`.
+        aligned, corner_align: see `Convention`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class RoIHead(nn.Module):
         roi="pool",
         class_agnostic=False,
         aligned=True,
+        corner_align=False,
     ):
         super().__init__()
         self.n_class = n_class
@@ -81,7 +83,7 @@ class RoIHead(nn.Module):
         if roi not in ROI_OPS:
             raise ValueError(f"roi {roi!r}: must be one of {', '.join(ROI_OPS)}")
         self.roi = roi
-        self.aligned = aligned
+        self.aligned, self.corner_align = aligned, corner_align
         self.classifier = classifier
         self.class_agnostic = class_agnostic
         self.n_box = 1 if class_agnostic else n_class  # boxes that a RoI is given
@@ -128,6 +130,8 @@ class RoIHead(nn.Module):
         cells, op = self.levels[k], ROI_OPS[self.roi]
         if self.aligned:  # the operators take it that a cell sees around the middle of its own square of pixels
             rois = rois + (cells.stride / 2 - cells.center)
+        elif op is roi_align and self.corner_align:
+            op = roi_corner_align
         elif op is not roi_pool:
             op = partial(op, aligned=False)
         return op(x, rois, roi_indices, self.roi_size, 1 / cells.stride)

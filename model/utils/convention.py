@@ -20,6 +20,7 @@ class Convention:
             it has edges.
         aligned: bilinear samples take a cell's value to be in the middle of what it sees; False puts it at the cell's
             index, half a cell towards the origin.
+        corner_align: RoI align takes its samples as `roi_corner_align` does.
         small_last: the best anchors are chosen before the small boxes are dropped from them, not after.
         foreground_logit: proposals rank by the foreground's logit alone, not by the foreground's probability.
         size_rule: how the sides of a prepared image become whole, see `utils.image_tool.resized_size`.
@@ -29,6 +30,7 @@ class Convention:
     even_strides: bool = False
     plus_one: int = 0
     aligned: bool = True
+    corner_align: bool = False
     small_last: bool = False
     foreground_logit: bool = False
     size_rule: str = "round"
@@ -39,7 +41,7 @@ CONVENTIONS = {
     "continuous": Convention(),
     "chainercv": Convention(foreground_logit=True, size_rule="floor"),
     # also jwyang's, who decodes in pixels of the prepared image, as we do; py-faster-rcnn itself in the picture's
-    "py-faster-rcnn": Convention(caffe_anchor_base, plus_one=1, aligned=False),
+    "py-faster-rcnn": Convention(caffe_anchor_base, plus_one=1, aligned=False, corner_align=True),
     "torchvision": Convention(
         torchvision_anchor_base, even_strides=True, aligned=False, small_last=True, size_rule="floor"
     ),

@@ -110,6 +110,7 @@ def test_jwyangs_vgg16_and_its_settings(tmp_path):
     torch.save({"model": state | agnostic}, tmp_path / "x.pth")
     model = convert("jwyang_vgg16", tmp_path / "x.pth", ("a", "b", "c"))
     assert (model.head.roi, model.head.class_agnostic) == ("pool", True)
+    assert model.head.corner_align  # for a file of his that says align
     assert model.preparation[:2] == (600, 6000)  # his test_net.py does not hold the long side
     assert model.rpn.anchor_scales == (4, 8, 16, 32)  # his for COCO: 12 anchors a cell
     torch.testing.assert_close(model.head.cls_loc.bias.detach(), agnostic["RCNN_bbox_pred.bias"][[1, 0, 3, 2]])
