@@ -26,6 +26,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `python misc/x.py` puts misc/ there, not the root
 
+from model.roi_head import ROI_OPS
 from model.zoo import build_model, checkpoint_content
 from utils.checkpoint import as_checkpoint, fit_state_dict, read_state_dict, read_torch_file, save_checkpoint
 from utils.errors import UserError, run_program
@@ -119,6 +120,8 @@ def from_jwyang(path, frozen_eps=None):
     if "head.cls_loc.bias" in state:
         options["class_agnostic"] = len(state["head.cls_loc.bias"]) == 4
     options["roi"] = content.get("pooling_mode") or ("align" if resnet else "pool")
+    if options["roi"] not in ROI_OPS:
+        raise UserError(f"{path}: its pooling_mode {options['roi']!r} is none of {', '.join(ROI_OPS)}; correct it")
     return Foreign(with_boxes_as_yx(state), options)
 
 

@@ -118,6 +118,13 @@ def test_load_path_goes_on_and_finetune_takes_other_classes(home, tmp_path):
     assert "star" not in names
 
 
+def test_sizes_ratios_and_aspects_of_training_images(home):
+    words = ["--voc-data-dir=toy", "--max-iter=3", "--visdom=False", "--name=sizes", "--convention=py-faster-rcnn"]
+    run(home, "train", *SMALL, *words, "--train-sizes=64,128", "--max-ratio=1.5", "--group-by-aspect=True")
+    config = torch.load(home / "runs/sizes/last.pth", weights_only=True)["config"]
+    assert (config["train_sizes"], config["max_ratio"], config["group_by_aspect"]) == ([64, 128], 1.5, True)
+
+
 def test_without_a_val_list_training_goes_on_unvalidated(home, tmp_path):
     shutil.copytree(home / "toy", tmp_path / "toy")
     (tmp_path / "toy/ImageSets/Main/val.txt").unlink()

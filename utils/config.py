@@ -212,6 +212,10 @@ class Config:
             raise UserError(
                 f"--min-size={after['min_size']} is more than --max-size={after['max_size']}; make it less, or set both"
             )
+        if after["train_sizes"] and max(after["train_sizes"]) > after["max_size"] and not from_file:
+            raise UserError(
+                f"--train-sizes: {max(after['train_sizes'])} is more than --max-size={after['max_size']}; make it less"
+            )
         if after["load_path"] and after["finetune"]:
             raise UserError("--load-path and --finetune both name a checkpoint; give one of them")
 

@@ -255,6 +255,7 @@ def test_as_a_user_would(tmp_path):
         ("fasterrcnn_resnet50_fpn", {"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(7, 2)}, "the shapes"),
         ("fasterrcnn_resnet50_fpn", {"roi_heads.box_predictor.cls_score.bias": torch.zeros(())}, "no class scores"),
         ("jwyang_vgg16", {"RCNN_rpn.RPN_cls_score.weight": torch.zeros(17, 2)}, "the shapes"),
+        ("jwyang_vgg16", {"model": {"a": torch.zeros(1)}, "pooling_mode": "foo"}, "pooling_mode 'foo' is none of pool"),
         ("jwyang_vgg16", {"RCNN_rpn.RPN_cls_score.bias": torch.zeros(())}, "the shapes"),
         ("jwyang_vgg16", {"RCNN_cls_score.bias": torch.full((4,), torch.nan)}, "other values than finite"),
         ("jwyang_vgg16", {"RCNN_cls_score.bias": torch.zeros(4, dtype=int)}, "other values than finite"),

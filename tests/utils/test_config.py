@@ -287,6 +287,12 @@ def test_weights_from_two_places(given, named):
     assert Config().update_known(everything).caffe_pretrain_path == "x.pth"  # what a checkpoint stores fits together
 
 
+def test_a_training_size_above_max_size():
+    with pytest.raises(UserError, match=r"^--train-sizes: 1200 is more than --max-size=1000; make it less$"):
+        Config().parse({"train_sizes": "480,1200"})
+    assert Config().parse({"train_sizes": "480,1200", "max_size": "1300"}).train_sizes == (480, 1200)
+
+
 def test_min_size_above_max_size():
     with pytest.raises(UserError, match=r"--min-size=1200.*--max-size"):
         Config().parse({"min_size": "1200"})
