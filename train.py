@@ -34,7 +34,7 @@ from data.dataset import Dataset, TestDataset, set_epoch, test_loader, to_device
 from data.splits import report, training_sets
 from data.voc_dataset import VOCBboxDataset
 from model.start import architecture_options, detector, new_model, training_model, with_threshold
-from model.zoo import MODELS, architecture, build_model, model_from_checkpoint, names_to_go_on
+from model.zoo import MODELS, architecture, build_model, model_class, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import read_checkpoint
 from utils.cli_tool import (
@@ -265,7 +265,8 @@ def propose(*args, **kwargs):
 def models(*args, **kwargs):
     """List the models with their parameters, stride, arithmetic and time on this machine (--model: only that one)."""
     read_options(args, kwargs)
-    device, names = choose_device(opt.device), [opt.model] if "model" in opt.given else list(MODELS)
+    names = [opt.model] if "model" in opt.given else list(MODELS)
+    device, _ = choose_device(opt.device), [model_class(name) for name in names]  # an unknown one, before any work
     with autocast(device, amp_dtype(opt.amp, device)):
         options = architecture_options(opt, only_given=True)
         rows = [describe(name, partial(build_model, name, 20, **options), (600, 800), device)

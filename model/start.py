@@ -1,6 +1,6 @@
 """The network that a command begins with: from its options, with ImageNet weights, or from a checkpoint."""
 
-from model.zoo import MODELS, NETWORK_OPTIONS, build_model, model_from_checkpoint
+from model.zoo import NETWORK_OPTIONS, build_model, model_class, model_from_checkpoint
 from utils.cli_tool import say
 from utils.errors import UserError
 from utils.label_names import parse_label_names
@@ -34,8 +34,7 @@ def new_model(opt, label_names):
     if "pretrained_model" in opt.given and opt.pretrained_model not in (opt.model, "none"):
         raise UserError(f"--pretrained-model={opt.pretrained_model}: must be none or the model's own, {opt.model}")
     path = opt.caffe_pretrain_path if opt.caffe_pretrain else opt.pretrained_path
-    has_weights = opt.model not in MODELS or MODELS[opt.model].pretrained_weights is not None
-    if opt.pretrained_model == "none" or (path is None and not has_weights):
+    if opt.pretrained_model == "none" or (path is None and model_class(opt.model).pretrained_weights is None):
         if options["freeze_at"] is None:
             options["freeze_at"] = 0  # random stages must learn
         say(f"{opt.model} starts from random weights")

@@ -80,6 +80,15 @@ KINDS = {"anchor_scales": list, "anchor_ratios": list, "roi": str, "use_drop": b
 CLASS_LAYERS = ("head.score.", "head.cls_loc.")  # what depends on the classes
 
 
+def model_class(name):
+    """The family of the name. Raises UserError for an unknown one."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(MODELS)}"
+        raise UserError(f"--model={name}: unknown; {hint}")
+    return MODELS[name]
+
+
 def build_model(name, n_fg_class, label_names=None, **options):
     """A detector with random weights.
 
@@ -89,15 +98,12 @@ def build_model(name, n_fg_class, label_names=None, **options):
         label_names: their names.
         options: some of STORED; None means the model's own default.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(MODELS)}"
-        raise UserError(f"--model={name}: unknown; {hint}")
+    family = model_class(name)
     options = {key: value for key, value in options.items() if value is not None}
     proposals = {PROPOSALS[key]: options.pop(key) for key in list(options) if key in PROPOSALS}
     keywords = {ARCHITECTURE[key]: value for key, value in options.items()} | {"proposals": proposals}
     try:
-        return MODELS[name](n_fg_class, label_names=label_names, **keywords)
+        return family(n_fg_class, label_names=label_names, **keywords)
     except ValueError as error:
         raise UserError(f"--model={name}: {error}") from None
 

@@ -216,7 +216,7 @@ def test_debug_file_opens_ipdb(home, tmp_path):
 
 def test_models_lists_what_there_is_to_choose(tmp_path):
     done = run(tmp_path, "models", "--model=tinny", code=2)
-    assert done.stderr.strip().endswith("--model=tinny: unknown; did you mean tiny?")
+    assert done.stderr == "error: --model=tinny: unknown; did you mean tiny?\n"
     done = run(tmp_path, "models", "--model=tiny", "--device=cpu")
     header, row = done.stdout.splitlines()
     assert header.split()[:6] == ["model", "parameters", "stride", "RoIs", "GFLOPs", "ms"]
