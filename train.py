@@ -266,7 +266,9 @@ def models(*args, **kwargs):
     """List the models with their parameters, stride, arithmetic and time on this machine (--model: only that one)."""
     read_options(args, kwargs)
     names = [opt.model] if "model" in opt.given else list(MODELS)
-    device, _ = choose_device(opt.device), [model_class(name) for name in names]  # an unknown one, before any work
+    for name in names:
+        model_class(name)  # an unknown one is refused before any work
+    device = choose_device(opt.device)
     with autocast(device, amp_dtype(opt.amp, device)):
         options = architecture_options(opt, only_given=True)
         rows = [describe(name, partial(build_model, name, 20, **options), (600, 800), device)

@@ -183,7 +183,7 @@ def convert(kind, path, label_names=None, frozen_eps=None):
         model = build_model(name, 20, label_names or VOC_BBOX_LABEL_NAMES, **options)
         model.load_pretrained(path)
         return model
-    foreign = read_foreign(kind, path, frozen_eps)
+    foreign = checked(read, kind, path, frozen_eps)
     n_fg_class = len(foreign.state["head.score.bias"]) - 1
     label_names = label_names or default_names(n_fg_class)
     if len(label_names) != n_fg_class:
@@ -198,10 +198,10 @@ def convert(kind, path, label_names=None, frozen_eps=None):
     return model
 
 
-def read_foreign(kind, path, frozen_eps):
-    """`Foreign` of the file, its numbers checked."""
+def checked(read, kind, path, frozen_eps):
+    """`Foreign` of the file as `read` finds it, its shapes and numbers checked; `kind` is for the messages."""
     try:
-        foreign = KINDS[kind][1](path, frozen_eps)
+        foreign = read(path, frozen_eps)
     except (RuntimeError, TypeError, IndexError):  # rows that are no whole number of boxes or scores, a scalar, ...
         raise UserError(f"{path}: its arrays do not have the shapes of {kind}; choose another kind or file") from None
     if foreign.state.get("head.score.bias", torch.zeros(())).ndim != 1:

@@ -93,7 +93,7 @@ PICTURES = torch.rand(2, 3, 128, 160, generator=torch.Generator().manual_seed(1)
 BOXES = [torch.tensor([[8.0, 10, 90, 100], [30, 30, 120, 150]])] * 2, [torch.tensor([1, 0])] * 2  # and labels
 
 
-def few_steps(model, n=6, lr=3e-4):
+def few_steps(model, n=6, lr=1e-4):
     """Losses of the same two images in each of n steps."""
     trainer = FasterRCNNTrainer(model.train(), config=Config(lr=lr, use_adam=True))
     imgs = normalize(PICTURES, model.input_mode)
