@@ -31,8 +31,7 @@ except RuntimeError as reason:  # its operators are not compiled for this build 
     sys.exit(2)
 
 from data.dataset import Dataset, TestDataset, set_epoch, test_loader, to_device, train_loader
-from data.splits import report, training_sets
-from data.voc_dataset import VOCBboxDataset
+from data.splits import open_split, report, training_sets
 from model.start import architecture_options, detector, new_model, training_model, with_threshold
 from model.zoo import MODELS, architecture, build_model, model_class, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
@@ -216,14 +215,14 @@ def evaluate_command(*args, **kwargs):
     make_room(path)
     model = detector_at("evaluate")
     names = None if model.rpn_only else model.label_names  # to an RPN all are objects
-    db = VOCBboxDataset(opt.voc_data_dir, opt.val_split, names, use_difficult=True)
+    db = open_split(opt.data, opt.data_dir, opt.val_split, names, use_difficult=True)
     report(db)
     rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
     result = evaluate(model, db, rois)
     say(result.table())
     about = {
         "checkpoint": opt.load_path,
-        "voc_data_dir": opt.voc_data_dir,
+        "data_dir": opt.data_dir,
         "split": opt.val_split,
         "n_images": min(len(db), opt.test_num),
         "score_thresh": model.score_thresh,
@@ -253,7 +252,7 @@ def propose(*args, **kwargs):
     path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_proposals_{opt.val_split}.npz")
     make_room(path)
     model = detector_at("evaluate")
-    db = VOCBboxDataset(opt.voc_data_dir, opt.val_split)
+    db = open_split(opt.data, opt.data_dir, opt.val_split)
     report(db)
     proposals = propose_for(model, db)
     write_proposals(path, db.ids, proposals)
@@ -298,8 +297,7 @@ def training_data():
     given = bool(names)
     known = (lambda names: names_to_go_on(checkpoint, names, given)) if opt.load_path else None
     needs_val = "val_split" in opt.given
-    sets = training_sets(opt.voc_data_dir, opt.train_split, opt.val_split, names, known, needs_val)
-    return *sets, checkpoint
+    return *training_sets(opt.data, opt.data_dir, opt.train_split, opt.val_split, names, known, needs_val), checkpoint
 
 
 def training_loader(model, db, rois):
@@ -348,7 +346,12 @@ def finish(run_dir, best_map, val_db):
         draw(model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
     say("next:")
     if val_db is not None:
-        words = [f"--load-path={best}", f"--voc-data-dir={opt.voc_data_dir}", f"--val-split={opt.val_split}"]
+        words = [
+            f"--load-path={best}",
+            f"--data={opt.data}",
+            f"--{opt.data}-data-dir={opt.data_dir}",
+            f"--val-split={opt.val_split}",
+        ]
         if opt.proposals:
             words.append(f"--proposals={','.join(opt.proposals)}")
         say(f"  python train.py eval {' '.join(words)}")

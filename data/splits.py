@@ -1,35 +1,89 @@
-"""The sets of a training run: which pictures to learn from, which to be judged by, and of which classes."""
+"""The sets of a run: which pictures to learn from, which to be judged by, and of which classes."""
 
+import os
 import sys
-from pathlib import Path
 
-from data.voc_dataset import VOCBboxDataset, find_label_names, report_problems
+from data import coco_dataset, voc_dataset
+from data.bbox_dataset import BboxDataset, UnionDataset, report_problems
 from utils.cli_tool import say
 from utils.errors import UserError
+from utils.label_names import VOC_BBOX_LABEL_NAMES
+
+READERS = {  # --data → its dataset, and the module that has `find_label_names` and `has_split`
+    "voc": (voc_dataset.VOCBboxDataset, voc_dataset),
+    "coco": (coco_dataset.COCOBboxDataset, coco_dataset),
+}
 
 
-def training_sets(data_dir, train_split, val_split, label_names=None, known=None, needs_val=False):
-    """The training set, and the validation set or None where its list is not there.
+def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
+    """(folder, split) of each part of a union: 'A,B' with the splits 'x,y', or with one split for both.
+
+    Raises:
+        UserError: another number of splits than of folders.
+    """
+    folders = [data_dir] if os.path.isdir(data_dir) else [part.strip() for part in data_dir.split(",")]
+    splits = [part.strip() for part in split.split(",")]
+    if len(splits) == 1:
+        splits *= len(folders)
+    if len(splits) != len(folders):
+        raise UserError(
+            f"{split}: {len(splits)} splits for {len(folders)} folders ({data_dir}); name one split, or one for each"
+        )
+    return list(zip(folders, splits, strict=True))
+
+
+def open_split(kind, data_dir, split, label_names=None, use_difficult=False) -> BboxDataset:
+    """The dataset of a split, or of a union's.
+
+    Args:
+        kind: a key of READERS.
+        data_dir, split: see `sources`.
+        label_names, use_difficult: see `BboxDataset`; None takes the names of all parts.
+    """
+    dataset, _ = READERS[kind]
+    parts = sources(data_dir, split)
+    if label_names is None and len(parts) > 1:
+        label_names = find_label_names(kind, data_dir, [split])
+    parts = [dataset(folder, own, label_names, use_difficult) for folder, own in parts]
+    return parts[0] if len(parts) == 1 else UnionDataset(parts)
+
+
+def find_label_names(kind, data_dir, splits):
+    """The classes of all these splits; VOC's in their own order if they are all VOC's."""
+    of_folder = {}  # folder → its splits
+    for split in splits:
+        for folder, own in sources(data_dir, split):
+            of_folder.setdefault(folder, []).append(own)
+    found = [READERS[kind][1].find_label_names(folder, own) for folder, own in of_folder.items()]
+    names = tuple(dict.fromkeys(name for own in found for name in own))
+    if len(found) == 1 or names == found[0]:
+        return names
+    return VOC_BBOX_LABEL_NAMES if names and set(names) <= set(VOC_BBOX_LABEL_NAMES) else tuple(sorted(names))
+
+
+def training_sets(kind, data_dir, train_split, val_split, label_names=None, known=None, needs_val=False):
+    """The training set, and the validation set or None where it is not there.
 
     Args:
         label_names: the classes; None finds them in the annotations.
         known: function of these names that returns those of a checkpoint to go on from, or refuses; None for none.
-        needs_val: a missing list of the validation set is an error.
+        needs_val: a missing validation set is an error.
     """
-    val_list = Path(data_dir, "ImageSets", "Main", f"{val_split}.txt")
-    splits = [train_split, val_split] if val_list.exists() or needs_val else [train_split]
-    names = find_label_names(data_dir, splits) if label_names is None else label_names
+    has_split = READERS[kind][1].has_split
+    has_val = needs_val or all(has_split(*source) for source in sources(data_dir, val_split))
+    splits = [train_split, val_split] if has_val else [train_split]
+    names = find_label_names(kind, data_dir, splits) if label_names is None else label_names
     names = names if known is None else known(names)
     if not names:
         raise UserError(f"{data_dir}: no object in the annotations of {' and '.join(splits)}; name the classes")
-    train_db = VOCBboxDataset(data_dir, train_split, names)
+    train_db = open_split(kind, data_dir, train_split, names)
     report(train_db)
-    if len(splits) == 1:
-        say(f"no {val_list}: the run goes on without validation, and keeps last.pth alone")
+    if not has_val:
+        say(f"no split {val_split} in {data_dir}: the run goes on without validation, and keeps last.pth alone")
         return train_db, None
-    val_db = VOCBboxDataset(data_dir, val_split, names, use_difficult=True)
+    val_db = open_split(kind, data_dir, val_split, names, use_difficult=True)
     report(val_db)
-    n_both = len(set(train_db.ids) & set(val_db.ids))
+    n_both = len({train_db.path(i) for i in range(len(train_db))} & {val_db.path(i) for i in range(len(val_db))})
     if n_both:
         splits = f"{train_split} and {val_split}"
         say(f"warning: {n_both} images are in both {splits}: the mAP is flattered; choose others", file=sys.stderr)

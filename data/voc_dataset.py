@@ -3,13 +3,11 @@
 Letters: R boxes of one picture, (H, W) its height and width.
 """
 
-import difflib
 import glob
 import math
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,21 +15,24 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from data.bbox_dataset import (
+    BboxDataset,
+    Problem,
+    Truth,
+    box_area,
+    check_names,
+    find_picture,
+    label_of,
+    size_problems,
+    usable_boxes,
+)
 from utils.errors import UserError
-from utils.image_tool import image_size, read_image
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # in any case; the earlier one wins where two share an id
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _CLASS_COLUMN = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # VOC's lists of one class say `000012 -1`
 _MANY = 2000  # files that take long enough for a progress bar
-
-
-class Problem(NamedTuple):
-    """Something in the data that training can go on without: `what` is 'kind: details'."""
-
-    path: str
-    what: str
 
 
 class _Object(NamedTuple):
@@ -46,21 +47,10 @@ class _Annotation(NamedTuple):
     objects: list[_Object]
 
 
-class VOCBboxDataset:
-    """The annotated pictures of one split of a VOC folder.
+class VOCBboxDataset(BboxDataset):
+    """The annotated pictures of one split of a VOC folder; see `BboxDataset` for what it offers.
 
-    An example is `(img, bbox, label, difficult)`:
-
-    | name      | shape     | dtype   | what                                                               |
-    |-----------|-----------|---------|--------------------------------------------------------------------|
-    | img       | (3, H, W) | float32 | RGB, 0..255                                                        |
-    | bbox      | (R, 4)    | float32 | (y_min, x_min, y_max, x_max), the file's corners − 1, in the picture |
-    | label     | (R,)      | int32   | index into `label_names`                                           |
-    | difficult | (R,)      | bool    | all False unless `use_difficult`                                   |
-
-    R may be 0. Every list and annotation is read here, so that what is wrong is known before training starts; of the
-    pictures only the headers, the rest when asked for. The annotations and their 1-based corners: the VOC 2007
-    development kit, section 5.
+    The files say 1-based, inclusive corners (the VOC 2007 development kit, section 5): the boxes are these − 1.
 
     Args:
         data_dir: the folder that holds JPEGImages, Annotations and ImageSets.
@@ -69,9 +59,8 @@ class VOCBboxDataset:
         use_difficult: keep objects marked difficult (evaluation); without it they are left out (training).
 
     Attributes:
-        data_dir, split, use_difficult: as given.
+        data_dir (str): as given.
         ids (list[str]): the ids of the split, each once, in the list's order.
-        label_names (tuple[str, ...]): the classes in label order.
         problems (list[Problem]): boxes dropped or clipped, difficult ones among them, sizes in the XML that are not the
             picture's, and ids listed twice.
 
@@ -87,77 +76,19 @@ class VOCBboxDataset:
         label_names: Sequence[str] | None = None,
         use_difficult: bool = False,
     ):
-        self.data_dir = os.fspath(data_dir)
-        self.split = split
-        self.use_difficult = use_difficult
-        pictures = _index_pictures(self.data_dir)
-        self.ids, self.problems = _read_ids(self.data_dir, split, pictures)
-        self._paths = [_find_picture(self.data_dir, split, pictures, image_id) for image_id in self.ids]
-        annotations = _read_annotations(self.data_dir, self.ids)
-        annotations = [self._with_true_size(a, path) for a, path in zip(annotations, self._paths, strict=True)]
-        self.label_names = _names_in(annotations) if label_names is None else _check_names(label_names)
-        self._sizes = [annotation.size for annotation in annotations]
-        boxes = [self._to_arrays(annotation) for annotation in annotations]
-        self._n_difficult = sum(int(difficult.sum()) for _, _, difficult in boxes)
-        self._boxes = boxes if use_difficult else [_without_difficult(*arrays) for arrays in boxes]
-
-    def _with_true_size(self, annotation: _Annotation, picture: str) -> _Annotation:
-        """With the size in the picture's own header: what the XML says may be missing, zero or another picture's."""
-        size = image_size(picture)
-        if annotation.size not in (None, size):
-            said, true = (f"{width}×{height}" for height, width in (annotation.size, size))
-            self.problems.append(Problem(annotation.path, f"size that is not the picture's: {said}, it has {true}"))
-        return annotation._replace(size=size)
-
-    def _to_arrays(self, annotation: _Annotation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(bbox, label, difficult) of a file's usable objects; the others go to `problems`."""
-        path, _, objects = annotation
-        label = np.array([_label_of(path, obj.name, self.label_names) for obj in objects], np.int32)
-        difficult = np.array([obj.difficult for obj in objects], bool)
-        bbox, usable, problems = _clean_boxes(annotation)
-        self.problems += problems
-        return bbox[usable], label[usable], difficult[usable]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def get_example(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(img, bbox, label, difficult) of picture i, 0 <= i < len(self); shapes and dtypes in the class's table.
-
-        Raises:
-            UserError: the picture cannot be decoded.
-        """
-        return read_image(self.path(i)), *self.get_annotation(i)
-
-    __getitem__ = get_example
-
-    def get_annotation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(bbox, label, difficult) of picture i without reading the picture; the arrays are the caller's own."""
-        bbox, label, difficult = self._boxes[i]
-        return bbox.copy(), label.copy(), difficult.copy()
-
-    def path(self, i: int) -> str:
-        """Where picture i lies."""
-        return self._paths[i]
-
-    def size(self, i: int) -> tuple[int, int]:
-        """(H, W) of picture i in pixels."""
-        return self._sizes[i]
-
-    def summary(self) -> str:
-        """One line: how many pictures, boxes by class (the five commonest), difficult ones and problems."""
-        labels = np.concatenate([label for _, label, _ in self._boxes])
-        counts = Counter(self.label_names[label] for label in labels.tolist()).most_common()
-        parts = [f"{name} {n:,}" for name, n in counts[:5]]
-        if len(counts) > 5:
-            parts.append(f"{len(counts) - 5} more classes")
-        by_class = f" ({', '.join(parts)})" if parts else ""
-        n_empty = sum(len(label) == 0 for _, label, _ in self._boxes)
-        return (
-            f"{self.split}: {len(self):,} images, {len(labels):,} boxes{by_class}, {self._n_difficult:,} difficult"
-            f" {'kept' if self.use_difficult else 'left out'}, {n_empty:,} images without boxes,"
-            f" {len(self.problems):,} problems"
-        )
+        self.data_dir = data_dir = os.fspath(data_dir)
+        files = _index_pictures(data_dir)
+        ids, problems = _read_ids(data_dir, split, files)
+        paths = [_picture_path(data_dir, split, files, image_id) for image_id in ids]
+        annotations = _read_annotations(data_dir, ids)
+        label_names = _names_in(annotations) if label_names is None else check_names(label_names)
+        pictures = [find_picture(path, a.size) for path, a in zip(paths, annotations, strict=True)]
+        truths = []
+        for annotation, picture in zip(annotations, pictures, strict=True):
+            truth, own_problems = _to_truth(annotation, picture.size, label_names)
+            truths.append(truth)
+            problems += own_problems
+        super().__init__(split, use_difficult, label_names, ids, pictures, truths, problems)
 
 
 def find_label_names(data_dir: str | os.PathLike, splits: Iterable[str]) -> tuple[str, ...]:
@@ -175,23 +106,6 @@ def find_label_names(data_dir: str | os.PathLike, splits: Iterable[str]) -> tupl
     return _names_in(_read_annotations(data_dir, list(ids)))
 
 
-def report_problems(problems: Sequence[Problem], max_lines: int = 5) -> str:
-    """A few lines for a person: how many problems of which kind, then the first `max_lines` of them."""
-    if not problems:
-        return "no problems in the annotations"
-    kinds = Counter(problem.what.partition(":")[0] for problem in problems)
-    counts = ", ".join(f"{kind} × {n:,}" for kind, n in kinds.most_common())
-    lines = [f"{len(problems):,} in {len({problem.path for problem in problems}):,} files: {counts}"]
-    lines += [f"  {os.path.basename(problem.path)}: {problem.what}" for problem in problems[:max_lines]]
-    if len(problems) > max_lines:
-        lines.append(f"  … and {len(problems) - max_lines:,} more")
-    return "\n".join(lines)
-
-
-def _without_difficult(bbox: np.ndarray, label: np.ndarray, difficult: np.ndarray) -> tuple[np.ndarray, ...]:
-    return bbox[~difficult], label[~difficult], difficult[~difficult]
-
-
 # Classes
 
 
@@ -200,22 +114,9 @@ def _names_in(annotations: Iterable[_Annotation]) -> tuple[str, ...]:
     return VOC_BBOX_LABEL_NAMES if found and found <= set(VOC_BBOX_LABEL_NAMES) else tuple(sorted(found))
 
 
-def _check_names(label_names: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(str(name).strip() for name in label_names)
-    twice = sorted(name for name, n in Counter(names).items() if n > 1)
-    if twice:
-        raise UserError(f"label_names: {', '.join(twice)} given twice; name each class once")
-    return names
-
-
-def _label_of(path: str, name: str, label_names: tuple[str, ...]) -> int:
-    if name in label_names:
-        return label_names.index(name)
-    by_lower = {known.lower(): known for known in label_names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    advice = f"did you mean {by_lower[near[0]]!r}?" if near else "correct the name or add it to label_names"
-    known = ", ".join(label_names) or "none"
-    raise UserError(f"{path}: class {name!r} is not one of the known classes ({known}); {advice}")
+def has_split(data_dir: str | os.PathLike, split: str) -> bool:
+    """Whether there is a list of the split."""
+    return os.path.exists(_list_path(os.fspath(data_dir), split))
 
 
 # Lists and pictures
@@ -286,7 +187,7 @@ def _read_bytes(path: str) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its rights") from None
 
 
-def _find_picture(data_dir: str, split: str, pictures: dict[str, str], image_id: str) -> str:
+def _picture_path(data_dir: str, split: str, pictures: dict[str, str], image_id: str) -> str:
     folder = os.path.join(data_dir, "JPEGImages")
     if image_id in pictures:
         return os.path.join(folder, pictures[image_id])
@@ -362,34 +263,19 @@ def _read_size(path: str, root: ET.Element) -> tuple[int, int] | None:
     return (int(height), int(width)) if 1 <= height < math.inf and 1 <= width < math.inf else None
 
 
-def _clean_boxes(annotation: _Annotation) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
-    """0-based boxes of a file, cut to the picture.
+def _to_truth(annotation: _Annotation, size: tuple[int, int], label_names: tuple[str, ...]):
+    """`Truth` of a file's usable objects in a picture of `size` (H, W), and the problems with the others.
 
-    Returns:
-        bbox (R, 4) float32, usable (R,) bool, and a problem for each box that is not usable or was cut by more than
-        a pixel. Up to a pixel is what mixing 0-based and 1-based tools leaves, and is cut without a word.
+    The size is the picture's own: what the XML says may be missing, zero or another picture's.
     """
-    height, width = annotation.size
-    corners = np.array([obj.corners for obj in annotation.objects], np.float64).reshape(-1, 4)
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinite corners are sorted out below
-        # judged as float32, since two corners can become one in the rounding
-        bbox = (corners - 1).astype(np.float32)
-        cut = np.clip(bbox, 0, np.array([height, width, height, width], np.float32))
-        moved = np.abs(bbox - cut).max(axis=1, initial=0)
-    kinds = {
-        "corner that is not finite": ~np.isfinite(bbox).all(axis=1),
-        "box without area": (bbox[:, 2:] <= bbox[:, :2]).any(axis=1),
-        "box outside the picture": (cut[:, 2:] <= cut[:, :2]).any(axis=1),
-        "box cut to the picture": moved > 1,
-    }
-    *unusable, _ = kinds.values()
-    problems = []
-    for r in np.flatnonzero(np.any(list(kinds.values()), axis=0)):
-        kind = next(kind for kind, mask in kinds.items() if mask[r])
-        problems.append(Problem(annotation.path, f"{kind}: {_describe(annotation.objects[r], annotation.size)}"))
-    return cut, ~np.any(unusable, axis=0), problems
+    path, said, objects = annotation
+    label = np.array([label_of(path, obj.name, label_names) for obj in objects], np.int32)
+    difficult = np.array([obj.difficult for obj in objects], bool)
+    corners = np.array([obj.corners for obj in objects], np.float64).reshape(-1, 4)
+    bbox, usable, own = usable_boxes(path, corners - 1, size, lambda r: _describe(objects[r]))
+    return Truth(bbox, label, difficult, box_area(bbox)).rows(usable), size_problems(path, said, size) + own
 
 
-def _describe(obj: _Object, size: tuple[int, int]) -> str:
+def _describe(obj: _Object) -> str:
     corners = ", ".join(f"{tag} {value:g}" for tag, value in zip(_CORNERS, obj.corners, strict=True))
-    return f"{obj.name} ({corners}) in {size[1]}×{size[0]}"
+    return f"{obj.name} ({corners})"

@@ -92,3 +92,17 @@ def pixel_edges(bbox, plus_one=1):
 def yx2xy(bbox):
     """(..., 4) boxes from (y_min, x_min, y_max, x_max) to (x_min, y_min, x_max, y_max), or back."""
     return bbox[..., [1, 0, 3, 2]]
+
+
+def xywh2yxyx(bbox):
+    """(..., 4) COCO's (x, y, width, height) → (y_min, x_min, y_max, x_max); array or tensor."""
+    out = bbox[..., [1, 0, 3, 2]]  # a copy
+    out[..., 2:] += out[..., :2]
+    return out
+
+
+def yxyx2xywh(bbox):
+    """The inverse of `xywh2yxyx`."""
+    out = bbox[..., [1, 0, 3, 2]]
+    out[..., 2:] -= out[..., :2]
+    return out

@@ -25,10 +25,13 @@ class Config:
     """Options with their defaults. Use `parse` to change them from a command line or from keywords."""
 
     # data
-    data: str = option("voc", "data", "kind of annotations", choices=("voc",))
-    voc_data_dir: str = option("VOCdevkit/VOC2007", "data", "folder with Annotations, ImageSets and JPEGImages")
-    train_split: str = option("train", "data", "list in ImageSets/Main to train on (VOC's own protocol: trainval)")
-    val_split: str = option("val", "data", "list in ImageSets/Main to evaluate on (VOC's own protocol: test)")
+    data: str = option("voc", "data", "kind of annotations", choices=("voc", "coco"))
+    voc_data_dir: str = option(
+        "VOCdevkit/VOC2007", "data", "folder with Annotations, ImageSets and JPEGImages; A,B for a union"
+    )
+    coco_data_dir: str = option("coco", "data", "folder with annotations/instances_SPLIT.json and SPLIT/; A,B likewise")
+    train_split: str = option("train", "data", "split to train on (VOC's own protocol: trainval); a,b for A,B")
+    val_split: str = option("val", "data", "split to evaluate on (VOC's own protocol: test); a,b for A,B")
     label_names: str | None = option(None, "data", "class names, a,b,c or a file; default: the checkpoint's, or found")
     min_size: int = option(600, "data", "pixels that the short side is resized to", low=16, high=10000)
     max_size: int = option(1000, "data", "pixels that the long side may have at most", low=16, high=10000)
@@ -162,7 +165,12 @@ class Config:
     # simple-faster-rcnn's, whose purpose is gone
     use_chainer: bool = option(False, "model", "gone: there is one implementation; refused if set")
 
-    def parse(self, given, sources="--"):
+    @property
+    def data_dir(self):
+        """The folder or folders that hold the data of the kind `data`."""
+        return self.coco_data_dir if self.data == "coco" else self.voc_data_dir
+
+    def parse(self, given):
         """Take options, as strings from a command line or as values, checked. Nothing changes if one is wrong.
 
         Args:

@@ -4,6 +4,7 @@
 """
 
 import math
+import warnings
 from contextlib import contextmanager
 from functools import cache
 
@@ -27,24 +28,58 @@ INPUT_MODES = {
 }
 
 
-def read_image(path):
-    """Decode a picture file: (3, H, W) float32 RGB, 0..255. Raises UserError, naming the path, where it can't."""
+# Exif's orientation (CIPA DC-008, tag 0x0112) → what turns the stored pixels upright. 1 is upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,  # counter-clockwise
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path, upright=True):
+    """Decode a picture file: (3, H, W) float32 RGB, 0..255. Raises UserError, naming the path, where it can't.
+
+    Grey, palette and CMYK pictures become RGB, 16 bits 8; transparency is left out.
+
+    Args:
+        upright: turn it as its Exif orientation says, which is how people see it; False leaves the stored order.
+    """
     with _opened(path) as file:
-        rgb = np.asarray(file.convert("RGB"))  # (H, W, 3) uint8
+        turn = UPRIGHT.get(_orientation(file)) if upright else None
+        if file.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
+            grey = np.asarray(file).clip(0, 65535) / 257
+            file = Image.fromarray(np.round(grey).astype(np.uint8))
+        elif "transparency" in file.info:  # else Pillow warns of palettes
+            file = file.convert("RGBA")
+        file = file.convert("RGB")
+        rgb = np.asarray(file if turn is None else file.transpose(turn))  # (H, W, 3) uint8
     return np.ascontiguousarray(rgb.transpose(2, 0, 1), dtype=np.float32)
 
 
-def image_size(path):
-    """(H, W) of a picture file, from its header alone. Raises UserError, naming the path, where it can't."""
+def image_size(path, upright=True):
+    """(H, W) of a picture file, from its header alone, as `read_image` gives it. Raises UserError likewise."""
     with _opened(path) as file:
-        return file.height, file.width
+        turned = upright and 5 <= _orientation(file) <= 8  # lies on its side
+        return (file.width, file.height) if turned else (file.height, file.width)
+
+
+def _orientation(file):
+    try:
+        return int(file.getexif().get(0x0112, 1))
+    except Exception:  # of a damaged block, whatever breaks first: the pixels may be whole
+        return 1
 
 
 @contextmanager
 def _opened(path):
     """The picture file, opened by Pillow; what goes wrong with it is one line."""
     try:
-        with Image.open(path) as file:
+        # Pillow's words about damaged Exif and the like name no file, and the pixels are read all the same
+        with warnings.catch_warnings(action="ignore", category=UserWarning), Image.open(path) as file:
             yield file
     except FileNotFoundError:
         raise UserError(f"{path}: no such picture; check the path") from None

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import voc_dataset
-from data.voc_dataset import VOC_BBOX_LABEL_NAMES, Problem, VOCBboxDataset, find_label_names, report_problems
+from data import bbox_dataset, voc_dataset
+from data.bbox_dataset import Problem, report_problems
+from data.voc_dataset import VOC_BBOX_LABEL_NAMES, VOCBboxDataset, find_label_names
 from tests.voc_folder import PICTURE, annotation, make_voc, obj
 from utils.errors import UserError
 
@@ -28,7 +29,7 @@ def refusal(*args, **kwargs) -> str:
 
 
 def test_example_has_the_contract_of_shapes_dtypes_and_corners(one, monkeypatch):
-    monkeypatch.setattr(voc_dataset, "read_image", lambda path: np.zeros((3, 80, 100), np.float32))
+    monkeypatch.setattr(bbox_dataset, "read_image", lambda path, upright: np.zeros((3, 80, 100), np.float32))
     ds = one(annotation(obj("cat"), obj("dog", 1, 1, 100, 80, "<difficult>1</difficult>")), use_difficult=True)
     img, bbox, label, difficult = ds[0]
     assert img.shape == (3, 80, 100)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data.voc_dataset import VOC_BBOX_LABEL_NAMES, Problem, VOCBboxDataset, find_label_names
+from data.bbox_dataset import Problem
+from data.voc_dataset import VOC_BBOX_LABEL_NAMES, VOCBboxDataset, find_label_names
 
 
 def test_voc2007(shared_data):

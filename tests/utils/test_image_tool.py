@@ -1,6 +1,7 @@
 """utils/image_tool.py against skimage's resize, hand numbers and small files of every kind."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from utils.image_tool import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     INPUT_MODES,
+    image_size,
     inverse_normalize,
     normalize,
     prepare,
@@ -234,6 +236,59 @@ def test_read_grey_rgba_palette_and_bilevel(tmp_path):
 
     Image.fromarray(grey > 150).save(tmp_path / "bits.png")
     np.testing.assert_array_equal(read_image(tmp_path / "bits.png")[1], [[0, 0], [255, 255]])
+
+
+def test_read_16_bits_cmyk_and_transparent_palettes(tmp_path):
+    deep = np.array([[0, 257, 65535], [30000, 40000, 128]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png")[0], [[0, 1, 255], [117, 156, 0]])
+
+    rgb = np.zeros((16, 16, 3), np.uint8) + np.array([200, 100, 50], np.uint8)
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    assert np.abs(read_image(tmp_path / "cmyk.jpg")[:, 8, 8] - [200, 100, 50]).max() <= 3
+
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.save(tmp_path / "clear.png", transparency=b"\x00\x80")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "clear.png")[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60]]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation(tmp_path, suffix, orientation):
+    """A picture whose corners are red, green, blue and white is stored turned, and is read as it was."""
+    upright = np.zeros((48, 80, 3), np.uint8)
+    colours = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
+    upright[:24, :40], upright[:24, 40:], upright[24:, :40], upright[24:, 40:] = colours
+    stored = {  # what the tag's table says of row 0 and column 0 of the stored pixels
+        2: upright[:, ::-1],  # top, right
+        3: upright[::-1, ::-1],  # bottom, right
+        4: upright[::-1],  # bottom, left
+        5: upright.transpose(1, 0, 2),  # left, top
+        6: upright.transpose(1, 0, 2)[::-1],  # right, top
+        7: upright[::-1, ::-1].transpose(1, 0, 2),  # right, bottom
+        8: upright.transpose(1, 0, 2)[:, ::-1],  # left, bottom
+    }.get(orientation, upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, quality=95)
+    img = read_image(path)
+    assert img.shape[1:] == image_size(path) == (48, 80)
+    for y, x in ((12, 20), (12, 60), (36, 20), (36, 60)):
+        assert np.abs(img[:, y, x] - upright[y, x]).max() <= 8
+    img = read_image(path, upright=False)
+    assert img.shape[1:] == image_size(path, upright=False) == stored.shape[:2]
+    assert np.abs(img.transpose(1, 2, 0)[5, 5] - stored[5, 5]).max() <= 8
+
+
+def test_a_damaged_exif_block_leaves_the_picture(tmp_path):
+    pixels = np.full((16, 16, 3), 90, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01")
+    with warnings.catch_warnings(action="error"):
+        assert read_image(tmp_path / "a.jpg").shape == (3, 16, 16)
 
 
 def one_line_about(path, error):

@@ -1,0 +1,240 @@
+"""What all annotated datasets share: pictures with boxes, and what is wrong with them.
+
+Letters: R boxes of one picture, (H, W) its height and width.
+"""
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.image_tool import image_size, read_image
+
+
+class Problem(NamedTuple):
+    """Something in the data that training can go on without: `what` is 'kind: details'."""
+
+    path: str
+    what: str
+
+
+class Picture(NamedTuple):
+    """A picture file."""
+
+    path: str
+    size: tuple[int, int]  # (H, W) as it is read
+    upright: bool = True  # turned as its Exif orientation says; see `find_picture`
+
+
+class Truth(NamedTuple):
+    """The true boxes of one picture."""
+
+    bbox: np.ndarray  # (R, 4) float32 (y_min, x_min, y_max, x_max), in the picture
+    label: np.ndarray  # (R,) int32, index into the dataset's `label_names`
+    difficult: np.ndarray  # (R,) bool: not to be learned, and neither right nor wrong in evaluation
+    area: np.ndarray  # (R,) float32 px² of the object: its mask's where that is known, else its box's
+
+    def rows(self, wanted):
+        """Those of its boxes that `wanted`, a mask or indices, takes."""
+        return Truth(*(column[wanted] for column in self))
+
+
+class BboxDataset:
+    """The annotated pictures of one split. `VOCBboxDataset` and `COCOBboxDataset` read them.
+
+    An example is `(img, bbox, label, difficult)`:
+
+    | name      | shape     | dtype   | what                                                    |
+    |-----------|-----------|---------|---------------------------------------------------------|
+    | img       | (3, H, W) | float32 | RGB, 0..255                                             |
+    | bbox      | (R, 4)    | float32 | (y_min, x_min, y_max, x_max), edges, within the picture |
+    | label     | (R,)      | int32   | index into `label_names`                                |
+    | difficult | (R,)      | bool    | all False unless `use_difficult`                        |
+
+    R may be 0. Every annotation is read when it is made, so that what is wrong is known before training starts; of the
+    pictures only the headers, the rest when asked for.
+
+    Args:
+        split: its name.
+        use_difficult: keep objects marked difficult (evaluation); without it they are left out (training).
+        label_names: the classes in label order.
+        ids: the name of each picture, all different.
+        pictures: `Picture` of each.
+        truths: `Truth` of each, difficult boxes among them.
+        problems: what was left out or changed.
+
+    Attributes:
+        split, use_difficult, label_names, ids, problems: as given.
+    """
+
+    def __init__(self, split, use_difficult, label_names, ids, pictures, truths, problems):
+        self.split, self.use_difficult, self.label_names = split, use_difficult, tuple(label_names)
+        self.ids, self.problems = list(ids), problems
+        self._pictures = list(pictures)
+        self._n_difficult = sum(int(truth.difficult.sum()) for truth in truths)
+        self._truths = truths if use_difficult else [truth.rows(~truth.difficult) for truth in truths]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def get_example(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(img, bbox, label, difficult) of picture i, 0 <= i < len(self); shapes and dtypes in the class's table.
+
+        Raises:
+            UserError: the picture cannot be decoded.
+        """
+        path, _, upright = self._pictures[i]
+        return read_image(path, upright), *self.get_annotation(i)
+
+    __getitem__ = get_example
+
+    def get_annotation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(bbox, label, difficult) of picture i without reading the picture; the arrays are the caller's own."""
+        bbox, label, difficult, _ = self._truths[i]
+        return bbox.copy(), label.copy(), difficult.copy()
+
+    def area(self, i: int) -> np.ndarray:
+        """(R,) float32 px² of the objects of picture i."""
+        return self._truths[i].area.copy()
+
+    def path(self, i: int) -> str:
+        """Where picture i lies."""
+        return self._pictures[i].path
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(H, W) of picture i in pixels."""
+        return self._pictures[i].size
+
+    def summary(self) -> str:
+        """One line: how many pictures, boxes by class (the five commonest), difficult ones and problems."""
+        labels = np.concatenate([np.empty(0, np.int32), *(truth.label for truth in self._truths)])
+        counts = Counter(self.label_names[label] for label in labels.tolist()).most_common()
+        parts = [f"{name} {n:,}" for name, n in counts[:5]]
+        if len(counts) > 5:
+            parts.append(f"{len(counts) - 5} more classes")
+        by_class = f" ({', '.join(parts)})" if parts else ""
+        n_empty = sum(len(truth.label) == 0 for truth in self._truths)
+        return (
+            f"{self.split}: {len(self):,} images, {len(labels):,} boxes{by_class}, {self._n_difficult:,} difficult"
+            f" {'kept' if self.use_difficult else 'left out'}, {n_empty:,} images without boxes,"
+            f" {len(self.problems):,} problems"
+        )
+
+
+class UnionDataset(BboxDataset):
+    """Datasets of the same classes, one after the other; `VOCBboxDataset`s of 2007 and 2012, say.
+
+    An id that two of them have gets its place in `parts` in front.
+    """
+
+    def __init__(self, parts: Sequence[BboxDataset]):
+        n_parts_with = Counter(image_id for part in parts for image_id in part.ids)
+        ids = [f"{k}/{i}" if n_parts_with[i] > 1 else i for k, part in enumerate(parts, 1) for i in part.ids]
+        pictures, truths = ([row for part in parts for row in getattr(part, name)] for name in ("_pictures", "_truths"))
+        split = " + ".join(part.split for part in parts)
+        problems = [problem for part in parts for problem in part.problems]
+        super().__init__(split, parts[0].use_difficult, parts[0].label_names, ids, pictures, truths, problems)
+        self._n_difficult = sum(part._n_difficult for part in parts)
+
+
+def report_problems(problems: Sequence[Problem], max_lines: int = 5) -> str:
+    """A few lines for a person: how many problems of which kind, then the first `max_lines` of them."""
+    if not problems:
+        return "no problems in the annotations"
+    kinds = Counter(problem.what.partition(":")[0] for problem in problems)
+    counts = ", ".join(f"{kind} × {n:,}" for kind, n in kinds.most_common())
+    lines = [f"{len(problems):,} in {len({problem.path for problem in problems}):,} files: {counts}"]
+    lines += [f"  {os.path.basename(problem.path)}: {problem.what}" for problem in problems[:max_lines]]
+    if len(problems) > max_lines:
+        lines.append(f"  … and {len(problems) - max_lines:,} more")
+    return "\n".join(lines)
+
+
+# Classes
+
+
+def check_names(label_names: Sequence[str]) -> tuple[str, ...]:
+    """The names without spaces around them. Raises UserError for one that is there twice."""
+    names = tuple(str(name).strip() for name in label_names)
+    twice = sorted(name for name, n in Counter(names).items() if n > 1)
+    if twice:
+        raise UserError(f"label_names: {', '.join(twice)} given twice; name each class once")
+    return names
+
+
+def label_of(path: str, name: str, label_names: tuple[str, ...]) -> int:
+    """Its index; a UserError that suggests the nearest where it is none of them."""
+    if name in label_names:
+        return label_names.index(name)
+    by_lower = {known.lower(): known for known in label_names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    advice = f"did you mean {by_lower[near[0]]!r}?" if near else "correct the name or add it to label_names"
+    known = ", ".join(label_names) or "none"
+    raise UserError(f"{path}: class {name!r} is not one of the known classes ({known}); {advice}")
+
+
+# Pictures and boxes
+
+
+def find_picture(path, said=None):
+    """`Picture` of a file whose annotation says that it has the size `said`, (H, W) or None.
+
+    Some tools annotate the stored pixels, and leave the Exif orientation aside. Where the stored pixels have the size
+    that was said, and the upright ones have not, the boxes are of the former: so the picture is read that way.
+    """
+    size = image_size(path)
+    if said not in (None, size):
+        stored = image_size(path, upright=False)
+        if said == stored:
+            return Picture(path, stored, upright=False)
+    return Picture(path, size)
+
+
+def size_problems(path, said, size, name="it"):
+    """A problem with the file `path`, in a list, where it says another size than the picture `name` has."""
+    if said in (None, size):
+        return []
+    (height, width), (true_height, true_width) = said, size
+    what = f"size that is not the picture's: {width:g}×{height:g}, {name} has {true_width}×{true_height}"
+    return [Problem(path, what)]
+
+
+def usable_boxes(path, bbox, size, describe):
+    """Boxes of a picture, cut to it.
+
+    Args:
+        path: the file that says them.
+        bbox: (R, 4) float64 (y_min, x_min, y_max, x_max), 0-based edges.
+        size: (H, W) of the picture.
+        describe: r → box r in the words of the file.
+
+    Returns:
+        bbox (R, 4) float32, usable (R,) bool, and a problem for each box that is not usable or was cut by more than
+        a pixel. Up to a pixel is what mixing 0-based and 1-based tools leaves, and is cut without a word.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinite corners are sorted out below
+        # judged as float32, since two corners can become one in the rounding
+        bbox = np.asarray(bbox, np.float64).reshape(-1, 4).astype(np.float32)
+        cut = np.clip(bbox, 0, np.array([*size, *size], np.float32))
+        moved = np.abs(bbox - cut).max(axis=1, initial=0)
+    kinds = {
+        "corner that is not finite": ~np.isfinite(bbox).all(axis=1),
+        "box without area": (bbox[:, 2:] <= bbox[:, :2]).any(axis=1),
+        "box outside the picture": (cut[:, 2:] <= cut[:, :2]).any(axis=1),
+        "box cut to the picture": moved > 1,
+    }
+    *unusable, _ = kinds.values()
+    problems = []
+    for r in np.flatnonzero(np.any(list(kinds.values()), axis=0)):
+        kind = next(kind for kind, mask in kinds.items() if mask[r])
+        problems.append(Problem(path, f"{kind}: {describe(r)} in {size[1]}×{size[0]}"))
+    return cut, ~np.any(unusable, axis=0), problems
+
+
+def box_area(bbox):
+    """(R, 4) → (R,) px²."""
+    return (bbox[:, 2] - bbox[:, 0]) * (bbox[:, 3] - bbox[:, 1])
