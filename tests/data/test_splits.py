@@ -1,0 +1,77 @@
+"""data/splits.py: the sets of a run, unions among them."""
+
+import pytest
+
+from data.splits import find_label_names, open_split, sources, training_sets
+from tests.coco_folder import box, content, make_coco
+from tests.voc_folder import annotation, make_voc, obj
+from utils.errors import UserError
+from utils.label_names import VOC_BBOX_LABEL_NAMES
+
+
+def test_folders_and_their_splits(tmp_path):
+    assert sources("A", "train") == [("A", "train")]
+    assert sources("A,B", "train") == [("A", "train"), ("B", "train")]
+    assert sources("A, B", "x, y") == [("A", "x"), ("B", "y")]
+    assert sources("A", "x") == [("A", "x")]
+    odd = tmp_path / "one,two"
+    odd.mkdir()
+    assert sources(str(odd), "x") == [(str(odd), "x")]  # a comma in a folder's name
+    for folders, splits in (("A,B", "x,y,z"), ("A", "x,y"), ("A,B,C", "x,y")):
+        with pytest.raises(UserError, match=r"^\S+: \d splits for \d folders \(\S+\); name one split, or one for each"):
+            sources(folders, splits)
+
+
+def voc(folder, *names):
+    return str(make_voc(folder, {f"{name}{folder.name}": annotation(obj(name)) for name in names}))
+
+
+def test_a_union_of_voc_folders(tmp_path):
+    where = f"{voc(tmp_path / '1', 'cat', 'dog')},{voc(tmp_path / '2', 'cow')}"
+    assert find_label_names("voc", where, ["trainval"]) == VOC_BBOX_LABEL_NAMES
+    db = open_split("voc", where, "trainval")
+    assert db.ids == ["cat1", "dog1", "cow2"]
+    assert [db.label_names[db[i][2][0]] for i in range(3)] == ["cat", "dog", "cow"]
+
+
+def test_classes_of_a_union_are_those_of_all(tmp_path):
+    where = f"{voc(tmp_path / '1', 'nut', 'dog')},{voc(tmp_path / '2', 'bolt')}"
+    assert find_label_names("voc", where, ["trainval"]) == ("bolt", "dog", "nut")
+    db = open_split("voc", where, "trainval,trainval")
+    assert db.label_names == ("bolt", "dog", "nut")
+    assert [db.label_names[db[i][2][0]] for i in range(3)] == ["nut", "dog", "bolt"]
+
+
+def test_classes_of_coco_keep_their_order(tmp_path):
+    make_coco(tmp_path / "a", content(box()), "annotations/instances_train.json", "train")
+    make_coco(tmp_path / "a", content(box(iscrowd=1), box()))
+    train_db, val_db = training_sets("coco", str(tmp_path / "a"), "train", "val")
+    assert train_db.label_names == val_db.label_names == ("cat", "dog", "owl")
+    assert (train_db.use_difficult, val_db.use_difficult) == (False, True)
+    assert len(val_db[0][1]) == 2
+    make_coco(tmp_path / "b", content(categories=[{"id": 1, "name": "bat"}]))
+    assert find_label_names("coco", f"{tmp_path}/a,{tmp_path}/b", ["val"]) == ("bat", "cat", "dog", "owl")
+
+
+def test_images_of_both_sets_are_told(tmp_path, capsys):
+    one, two = voc(tmp_path / "1", "cat"), str(make_voc(tmp_path / "2", {"cat1": annotation(obj())}, test="cat1"))
+    make = {"train_split": "trainval", "val_split": "test"}
+    training_sets("voc", two, **make)
+    assert "warning: 1 images are in both trainval and test" in capsys.readouterr().err
+    (tmp_path / "1/ImageSets/Main/test.txt").write_text("cat1")
+    training_sets("voc", f"{one},{two}", "trainval", "test")
+    assert "2 images are in both" in capsys.readouterr().err
+    # an id of another folder is another image
+    (tmp_path / "2/ImageSets/Main/trainval.txt").unlink()
+    (tmp_path / "2/ImageSets/Main/none.txt").write_text("cat1")
+    make_voc(tmp_path / "3", {"cat1": annotation(obj())}, none="cat1")
+    training_sets("voc", f"{one},{tmp_path}/3", "trainval,none", "test,none", needs_val=True)
+    assert "2 images are in both" in capsys.readouterr().err
+
+
+def test_without_a_validation_set(tmp_path, capsys):
+    folder = voc(tmp_path / "1", "cat")
+    assert training_sets("voc", folder, "trainval", "val")[1] is None
+    assert "goes on without validation" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"val\.txt: no such list"):
+        training_sets("voc", folder, "trainval", "val", needs_val=True)
