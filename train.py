@@ -348,7 +348,7 @@ def finish(run_dir, best_map, val_db):
     if val_db is not None:
         words = [
             f"--load-path={best}",
-            f"--data={opt.data}",
+            *([f"--data={opt.data}"] if opt.data != "voc" else []),
             f"--{opt.data}-data-dir={opt.data_dir}",
             f"--val-split={opt.val_split}",
         ]

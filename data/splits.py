@@ -18,8 +18,10 @@ READERS = {  # --data → its dataset, and the module that has `find_label_names
 def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
     """(folder, split) of each part of a union: 'A,B' with the splits 'x,y', or with one split for both.
 
+    The split '-' leaves its folder out: VOC 2007 and 2012 are both learned from, and 2007 alone has a test set.
+
     Raises:
-        UserError: another number of splits than of folders.
+        UserError: another number of splits than of folders, or no folder is left.
     """
     folders = [data_dir] if os.path.isdir(data_dir) else [part.strip() for part in data_dir.split(",")]
     splits = [part.strip() for part in split.split(",")]
@@ -29,7 +31,10 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
         raise UserError(
             f"{split}: {len(splits)} splits for {len(folders)} folders ({data_dir}); name one split, or one for each"
         )
-    return list(zip(folders, splits, strict=True))
+    parts = [(folder, own) for folder, own in zip(folders, splits, strict=True) if own != "-"]
+    if not parts:
+        raise UserError(f"{split}: leaves out every folder of {data_dir}; name a split for one of them")
+    return parts
 
 
 def open_split(kind, data_dir, split, label_names=None, use_difficult=False) -> BboxDataset:

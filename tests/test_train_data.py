@@ -45,7 +45,8 @@ def test_coco_trains_as_voc_does(toy):
     for kind in ("voc", "coco"):
         data = [f"--data={kind}", f"--{kind}-data-dir={kind}"]
         done = run(toy, "train", *SMALL, *QUIET, *data, "--epoch=1", f"--name={kind}")
-        assert f"train.py eval --load-path=runs/{kind}/best.pth --data={kind} --{kind}-data-dir={kind}" in done.stdout
+        where = "--data=coco --coco-data-dir=coco" if kind == "coco" else "--voc-data-dir=voc"
+        assert f"train.py eval --load-path=runs/{kind}/best.pth {where} --val-split=val" in done.stdout
         path = f"--load-path=runs/{kind}/best.pth"
         run(toy, "eval", path, *data, "--test-num-workers=0", f"--out={kind}.json")
         results[kind] = json.loads((toy / f"{kind}.json").read_text())

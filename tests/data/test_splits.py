@@ -14,6 +14,9 @@ def test_folders_and_their_splits(tmp_path):
     assert sources("A,B", "train") == [("A", "train"), ("B", "train")]
     assert sources("A, B", "x, y") == [("A", "x"), ("B", "y")]
     assert sources("A", "x") == [("A", "x")]
+    assert sources("A,B", "x,-") == [("A", "x")]
+    with pytest.raises(UserError, match=r"^-,-: leaves out every folder of A,B; name a split"):
+        sources("A,B", "-,-")
     odd = tmp_path / "one,two"
     odd.mkdir()
     assert sources(str(odd), "x") == [(str(odd), "x")]  # a comma in a folder's name

@@ -219,7 +219,7 @@ def test_unknown_name(name, near):
         ("lr_milestones", "3,-1"),
         ("rpn_sigma", "0"),
         ("max_dets", "0"),
-        ("data", "coco"),
+        ("data", "yolo"),
         ("roi", "warp"),
         ("input_mode", "bgr"),
     ],
