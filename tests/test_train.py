@@ -249,7 +249,7 @@ MISTAKES = [
     (["train", "--voc-data-dir=toy", "--use-drop=maybe"], ["--use-drop=maybe", "True or False"]),
     (["train", "--voc-data-dir=toy", "--use-chainer=True"], ["--use-chainer"]),
     (["train", "--voc-data-dir=toy", "--model=vgg61"], ["--model=vgg61", "did you mean vgg16?"]),
-    (["train", "--voc-data-dir=toy", "--data=coco"], ["--data=coco", "voc"]),
+    (["train", "--voc-data-dir=toy", "--data=yolo"], ["--data=coco", "voc"]),
     (["train", "--voc-data-dir=toy", "--min-size=2000"], ["--min-size=2000", "--max-size"]),
     (["train", "--voc-data-dir=nowhere"], ["nowhere"]),
     (["train", "--voc-data-dir=toy", "--train-split=best"], ["best.txt", "train"]),
