@@ -52,10 +52,11 @@ from utils.cli_tool import (
 )
 from utils.config import flag, opt
 from utils.errors import UserError
+from utils.inference_tool import evaluate_model, propose_all
 from utils.label_names import parse_label_names
 from utils.models_tool import describe, models_table
 from utils.precision_tool import amp_dtype, autocast
-from utils.predict_tool import evaluate_model, find_images, predict_files, propose_all
+from utils.predict_tool import find_images, predict_files
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
 from utils.show_tool import dashboard, enter_debugger, show
 

@@ -16,7 +16,7 @@ from trainer import FasterRCNNTrainer
 from utils.config import Config
 from utils.errors import UserError
 from utils.image_tool import normalize
-from utils.predict_tool import evaluate_model
+from utils.inference_tool import evaluate_model
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT.parent / "shared/data/weights/squeezenet1_1_features_imagenet.pth"

@@ -1,40 +1,15 @@
-"""utils/predict_tool.py with a stand-in for the detector, that knows what it sees by a picture's brightness."""
+"""utils/predict_tool.py with a stand-in for the detector."""
 
 import contextlib
 import json
-import weakref
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from model import build_model
+from tests.stand_in import TWO, Detector
 from utils.errors import UserError
-from utils.predict_tool import detection_record, evaluate_model, find_images, predict_files, propose_all
-
-
-class Detector:
-    """`predict` gives the detections kept for a picture's brightest value, best first."""
-
-    label_names = detected_names = ("cat", "été")
-    rpn_only = False
-
-    def __init__(self, known):
-        self.known, self.calls = known, []
-
-    def predict(self, imgs, sizes=None, rois=None):
-        self.calls.append((len(imgs), sizes, rois))
-        columns = ([], [], [])
-        for img in imgs:
-            rows = self.known.get(int(img.max()), [])
-            columns[0].append(np.array([row[0] for row in rows], dtype=np.float32).reshape(-1, 4))
-            columns[1].append(np.array([row[1] for row in rows], dtype=np.int32))
-            columns[2].append(np.array([row[2] for row in rows], dtype=np.float32))
-        return columns
-
-
-TWO = [((2.0, 4.0, 20.0, 30.004), 1, 0.9), ((0.0, 0.0, 10.0, 10.0), 0, 0.25)]
+from utils.predict_tool import detection_record, find_images, predict_files
 
 
 def picture(path, value, size=(24, 32)):
@@ -179,88 +154,3 @@ def test_several_files_at_a_time(tmp_path, n_together):
     ]
     assert len(problems) == 1
     assert [n for n, _, _ in detector.calls] == {1: [1, 1, 0, 1, 1], 2: [2, 1, 1], 3: [2, 2], 8: [4]}[n_together]
-
-
-# evaluate_model
-
-
-def samples():
-    """Three pictures of brightness 1, 2, 3: a cat found, an été missed, a difficult cat."""
-    box = np.array([[0, 0, 10, 10]], dtype=np.float32)
-    for value, label, difficult in ((1, 0, False), (2, 1, False), (3, 0, True)):
-        img = torch.full((3, 8, 8), float(value))
-        yield img, (100, 200 + value), box, np.array([label], np.int32), np.array([difficult])
-
-
-def test_evaluate_scores_what_was_found():
-    hit = ((0.0, 0.0, 10.0, 10.0), 0, 0.8)
-    detector = Detector({1: [hit], 2: [((50.0, 50.0, 60.0, 60.0), 1, 0.9)], 3: [hit]})
-    ticks = []
-    result = evaluate_model(detector, samples(), on_progress=ticks.append)
-    assert tuple(result.label_names) == ("cat", "été")
-    assert result.ap.tolist() == [1, 0]
-    assert result.map07 == 0.5
-    assert result.n_gt.tolist() == [1, 1]
-    assert ticks == [1, 1, 1]
-    assert [(n, list(sizes)) for n, sizes, _ in detector.calls] == [(1, [(100, 200 + k)]) for k in (1, 2, 3)]
-
-
-@pytest.mark.parametrize(("n_together", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (3, [3]), (8, [3])])
-def test_evaluate_several_at_a_time(n_together, expected):
-    detector = Detector({1: [((0.0, 0.0, 10.0, 10.0), 0, 0.8)]})
-    ticks = []
-    result = evaluate_model(detector, samples(), on_progress=ticks.append, n_together=n_together)
-    assert result.ap.tolist() == evaluate_model(detector, samples()).ap.tolist()
-    assert ticks == expected
-
-
-def test_evaluate_without_detections():
-    result = evaluate_model(Detector({}), samples())
-    assert result.map == 0
-    assert result.n_det.tolist() == [0, 0]
-
-
-def test_evaluate_keeps_no_picture():
-    alive = []
-
-    def many():
-        for _ in range(20):
-            for img, *rest in samples():
-                alive.append(weakref.ref(img))
-                yield img, *rest
-                del img
-                assert sum(ref() is not None for ref in alive) <= 2  # the consumer may still hold the last one
-
-    result = evaluate_model(Detector({}), many())
-    assert len(alive) == 60
-    assert result.n_gt.sum() == 40
-
-
-def test_evaluate_gives_each_image_its_own_rois():
-    detector = Detector({200: TWO})
-    rows = list(samples())
-    evaluate_model(detector, rows, n_together=2, rois=[np.full((1, 4), i) for i in range(len(rows))])
-    given = [int(own[0, 0]) for _, _, rois in detector.calls for own in rois]
-    assert given == list(range(len(rows)))
-    assert len(detector.calls) == -(-len(rows) // 2)
-
-
-def test_an_rpn_is_judged_as_a_detector_of_one_class():
-    detector = Detector({200: [(box, 0, score) for box, _, score in TWO]})
-    detector.rpn_only, detector.detected_names = True, ("object",)
-    result = evaluate_model(detector, samples())
-    assert result.label_names == ("object",)
-    assert result.n_gt.tolist() == [2]  # a cat and an été, and not the difficult one
-
-
-# Proposals
-
-
-def test_all_proposals_whatever_their_score():
-    model = build_model("tiny", 2, rpn_score_thresh=1.0, rpn_n_test_post_nms=3)  # none is as sure
-    loader = [(np.full((3, 64, 80), 9.0, np.float32), (64, 80), None, None, None)] * 2
-    layer = model.rpn.proposal_layer
-    before = vars(layer).copy()
-    proposals = propose_all(model, loader, 10**6, 50, raw=True)
-    assert [len(score) for _, score in proposals] == [50, 50]
-    assert vars(layer) == before
