@@ -4,7 +4,7 @@ Letters: N images, R boxes of one image, L foreground classes, D detections and 
 D_l detections of one class. A *group* is the ground truth of one class in one image: what a detection may match.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,12 +40,12 @@ class VOCResult:
     @property
     def map07(self) -> float:
         """Mean of `ap07` over the classes that have ground truth; NaN where none has."""
-        return _nanmean(self.ap07)
+        return nanmean(self.ap07)
 
     @property
     def map(self) -> float:
         """Mean of `ap` likewise."""
-        return _nanmean(self.ap)
+        return nanmean(self.ap)
 
     def table(self) -> str:
         """A row for each class and one for the mean; `-` where there is no ground truth."""
@@ -54,19 +54,26 @@ class VOCResult:
         width = max(map(len, (*self.label_names, "class")))
         lines = [f"{'class':<{width}}  {'boxes':>9}  {'detections':>10}  {'AP 11-point':>11}  {'AP area':>7}"]
         for name, n_gt, n_det, ap07, ap in [*zip(*columns, strict=True), mean]:
-            lines.append(f"{name:<{width}}  {n_gt:>9,}  {n_det:>10,}  {_show(ap07):>11}  {_show(ap):>7}")
+            lines.append(f"{name:<{width}}  {n_gt:>9,}  {n_det:>10,}  {show(ap07):>11}  {show(ap):>7}")
         return "\n".join(lines)
+
+    def rows(self) -> list[tuple]:
+        """`table` for a CSV file: a header, a row for each class and one for the mean; None for NaN."""
+        columns = (self.label_names, self.n_gt.tolist(), self.n_det.tolist(), self.ap07, self.ap)
+        mean = ("mAP", int(self.n_gt.sum()), int(self.n_det.sum()), self.map07, self.map)
+        rows = [*zip(*columns, strict=True), mean]
+        return [("class", "boxes", "detections", "ap07", "ap"), *((*row[:3], *map(plain, row[3:])) for row in rows)]
 
     def to_json(self) -> dict:
         """The fields and both means as what `json.dumps` takes; NaN becomes None."""
         return {
             "label_names": list(self.label_names),
-            "ap07": [_plain(ap) for ap in self.ap07],
-            "ap": [_plain(ap) for ap in self.ap],
+            "ap07": [plain(ap) for ap in self.ap07],
+            "ap": [plain(ap) for ap in self.ap],
             "n_gt": self.n_gt.tolist(),
             "n_det": self.n_det.tolist(),
-            "map07": _plain(self.map07),
-            "map": _plain(self.map),
+            "map07": plain(self.map07),
+            "map": plain(self.map),
         }
 
 
@@ -86,9 +93,9 @@ def evaluate_detections(
     found = match_detections_voc(
         pred_bboxes, pred_labels, pred_scores, gt_bboxes, gt_labels, gt_difficults, iou_thresh, plus_one, n_fg_class=L
     )
-    prec, rec = _prec_rec(found)
+    prec, rec = prec_rec_of(found)
     return VOCResult(
-        label_names=tuple(map(str, range(len(found.n_pos)) if label_names is None else label_names)),
+        label_names=names_of(label_names, len(found.n_pos)),
         ap07=calc_detection_voc_ap(prec, rec, use_07_metric=True),
         ap=calc_detection_voc_ap(prec, rec),
         n_gt=found.n_pos,
@@ -117,7 +124,7 @@ def eval_detection_voc(
         pred_bboxes, pred_labels, pred_scores, gt_bboxes, gt_labels, gt_difficults, iou_thresh, plus_one, n_fg_class
     )
     ap = calc_detection_voc_ap(prec, rec, use_07_metric)
-    return {"ap": ap, "map": _nanmean(ap)}
+    return {"ap": ap, "map": nanmean(ap)}
 
 
 def calc_detection_voc_prec_rec(*args, **kwargs) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
@@ -126,10 +133,11 @@ def calc_detection_voc_prec_rec(*args, **kwargs) -> tuple[list[np.ndarray], list
     Two lists of L arrays (D_l,) float64: precision, NaN as long as every detection was on a difficult box, and recall,
     None in place of the array for a class without a box to be found.
     """
-    return _prec_rec(match_detections_voc(*args, **kwargs))
+    return prec_rec_of(match_detections_voc(*args, **kwargs))
 
 
-def _prec_rec(found):
+def prec_rec_of(found: VOCMatches) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """The same of detections that are matched already."""
     prec, rec = [], []
     for match, n_pos in zip(found.matches, found.n_pos, strict=True):
         tp, fp = np.cumsum(match == 1), np.cumsum(match == 0)
@@ -188,27 +196,75 @@ def match_detections_voc(
     Raises:
         ValueError: the iterables, or the arrays of an image, differ in length; a label is not in 0..L−1.
     """
+    flat = flatten_columns(pred_bboxes, pred_labels, pred_scores, gt_bboxes, gt_labels, gt_difficults, n_fg_class)
+    _, match = match_flat(flat, iou_thresh, plus_one)
+    return matches_by_class(flat.det_label, flat.det_score, match, flat.n_pos)
+
+
+def matches_by_class(label: np.ndarray, score: np.ndarray, match: np.ndarray, n_pos: np.ndarray) -> VOCMatches:
+    """Cut (D,) columns that are sorted by label, then falling score, into classes; `n_pos` (L,) goes in as it is."""
+    of_class = [slice(*bounds) for bounds in pairwise(np.searchsorted(label, np.arange(len(n_pos) + 1)))]
+    return VOCMatches([score[part] for part in of_class], [match[part] for part in of_class], n_pos)
+
+
+@dataclass(frozen=True, eq=False)
+class FlatColumns:
+    """Images end to end: detections by class, the best score first; the ground truth by image, then class."""
+
+    det_place: np.ndarray  # (D,) int64: 0..D−1 in the order of images and places, by which equal scores rank
+    det_image: np.ndarray  # (D,) int64
+    det_bbox: np.ndarray  # (D, 4) float64
+    det_label: np.ndarray  # (D,) int64
+    det_score: np.ndarray  # (D,) float64
+    gt_image: np.ndarray  # (G,) int64
+    gt_bbox: np.ndarray  # (G, 4) float64
+    gt_label: np.ndarray  # (G,) int64
+    difficult: np.ndarray  # (G,) bool
+    n_pos: np.ndarray  # (L,) int64: boxes to be found, without the difficult ones
+
+
+def flatten_columns(
+    pred_bboxes: Arrays,
+    pred_labels: Arrays,
+    pred_scores: Arrays,
+    gt_bboxes: Arrays,
+    gt_labels: Arrays,
+    gt_difficults: Arrays | None = None,
+    n_fg_class: int | None = None,
+) -> FlatColumns:
+    """Check and sort what the evaluations take; arguments and errors as `match_detections_voc`."""
     if gt_difficults is None:
         gt_labels = list(gt_labels)
         gt_difficults = (np.zeros(np.shape(label)) for label in gt_labels)
     columns = _to_lists(pred_bboxes, pred_labels, pred_scores, gt_bboxes, gt_labels, gt_difficults)
-    det_image, det_box, det_label, score = _flatten(columns, "pred_bboxes", "pred_labels", "pred_scores")
-    gt_image, gt_box, gt_label, difficult = _flatten(columns, "gt_bboxes", "gt_labels", "gt_difficults")
+    det_image, det_bbox, det_label, score = _flatten(columns, "pred_bboxes", "pred_labels", "pred_scores")
+    gt_image, gt_bbox, gt_label, difficult = _flatten(columns, "gt_bboxes", "gt_labels", "gt_difficults")
     L = _count_classes(np.append(det_label, gt_label), n_fg_class)
-
-    order = np.lexsort((-score, det_label))  # stable, so equal scores stay in the order of images and places
-    det_box, det_label, score = det_box[order], det_label[order], score[order]
-    det_group = det_image[order] * L + det_label
-    gt_group = gt_image * L + gt_label
-    order = np.argsort(gt_group, kind="stable")  # so equal overlaps still go to the first box
-    target = _find_targets(det_group, det_box, gt_group[order], gt_box[order], iou_thresh, float(plus_one))
-    match = _judge(target, difficult[order] != 0)
-    of_class = [slice(*bounds) for bounds in pairwise(np.searchsorted(det_label, np.arange(L + 1)))]
-    return VOCMatches(
-        scores=[score[part] for part in of_class],
-        matches=[match[part] for part in of_class],
-        n_pos=np.bincount(gt_label[difficult == 0].astype(np.int64), minlength=L),
+    det_label, gt_label = det_label.astype(np.int64), gt_label.astype(np.int64)
+    place = np.lexsort((-score, det_label))  # stable, so equal scores stay in the order of images and places
+    rows = np.argsort(gt_image * L + gt_label, kind="stable")  # so equal overlaps still go to the first box
+    return FlatColumns(
+        det_place=place,
+        det_image=det_image[place],
+        det_bbox=det_bbox[place],
+        det_label=det_label[place],
+        det_score=score[place],
+        gt_image=gt_image[rows],
+        gt_bbox=gt_bbox[rows],
+        gt_label=gt_label[rows],
+        difficult=difficult[rows] != 0,
+        n_pos=np.bincount(gt_label[difficult == 0], minlength=L),
     )
+
+
+def match_flat(flat: FlatColumns, iou_thresh: float, plus_one: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of each detection the box it goes to, (D,) int64, −1 for none, and (D,) int8 as in `VOCMatches.matches`."""
+    L = len(flat.n_pos)
+    det_group, gt_group = flat.det_image * L + flat.det_label, flat.gt_image * L + flat.gt_label
+    pairs = overlaps(det_group, flat.det_bbox, gt_group, flat.gt_bbox, plus_one)
+    target, iou = best_of(pairs, len(det_group))
+    target[iou < iou_thresh] = -1
+    return target, _judge(target, flat.difficult)
 
 
 def _to_lists(*columns):
@@ -220,13 +276,13 @@ def _to_lists(*columns):
 
 
 def _flatten(columns, bboxes, *others):
-    """Columns of N images end to end, all float64: the image of each of M rows (M,), the boxes (M, 4), others (M,)."""
+    """Columns of N images end to end: the image of each of M rows (M,) int64, boxes (M, 4) float64, others (M,)."""
     lengths = {name: [len(array) for array in columns[name]] for name in others}
     lengths[bboxes] = [len(array) / 4 for array in columns[bboxes]]
     for i, row in enumerate(zip(*lengths.values(), strict=True)):
         if len(set(row)) > 1:
             raise ValueError(f"image {i}: unequal lengths: {dict(zip(lengths, row, strict=True))}")
-    image = np.repeat(np.arange(float(len(columns[bboxes]))), np.array(lengths[others[0]], np.int64))
+    image = np.repeat(np.arange(len(columns[bboxes])), np.array(lengths[others[0]], np.int64))
     flat = (np.concatenate([np.empty(0), *columns[name]]) for name in others)
     return image, np.concatenate([np.empty(0), *columns[bboxes]]).reshape(-1, 4), *flat
 
@@ -240,27 +296,38 @@ def _count_classes(labels, n_fg_class):
     return L
 
 
-def _find_targets(det_group, det_box, gt_group, gt_box, iou_thresh, offset):
-    """(D,) int64: the box each detection goes to, an index into `gt_box` (sorted by group), or −1.
+def overlaps(
+    det_group: np.ndarray, det_bbox: np.ndarray, gt_group: np.ndarray, gt_bbox: np.ndarray, plus_one: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """IoU of each detection with each box of its group: with the first boxes of all groups, then with the second, …
 
-    Goes through the first boxes of all groups at once, then the second ones, and so on: as many passes as the largest
-    group has boxes, and no memory for all pairs.
+    As many passes as the largest group has boxes, and no memory for all pairs. `det_group` (D,) and `gt_group` (G,),
+    which rises, are whole numbers; boxes are (D, 4) and (G, 4). Yields M ≤ D pairs: (M,) int64 into the detections,
+    (M,) int64 into the boxes, (M,) float64 IoU, NaN where a box has corners that are not finite, or for 0/0.
     """
     first = np.searchsorted(gt_group, det_group, "left")
     count = np.searchsorted(gt_group, det_group, "right") - first
-    rows = np.argsort(-count, kind="stable")  # so that those with a k-th box to look at come first
-    first, minus_count = first[rows], -count[rows]
-    det, gt = np.ascontiguousarray(det_box[rows].T), np.ascontiguousarray(gt_box.T)
-    best = np.full(len(rows), -1.0)  # below IoU 0, which a threshold of 0 lets through
-    target = np.full(len(rows), -1)
+    det = np.flatnonzero(count)
+    det = det[np.argsort(-count[det], kind="stable")]  # so that those with a k-th box to look at come first
+    first, minus_count = first[det], -count[det]
+    det_box, gt_box = np.ascontiguousarray(det_bbox[det].T), np.ascontiguousarray(gt_bbox.T)
     for k in range(count.max(initial=0)):
         n = np.searchsorted(minus_count, -k)  # how many have more than k
-        iou = _iou(det[:, :n], gt[:, first[:n] + k], offset)
-        better = iou > best[:n]  # false for NaN
-        np.copyto(best[:n], iou, where=better)
-        np.copyto(target[:n], first[:n] + k, where=better)
-    target[best < iou_thresh] = -1
-    return target[np.argsort(rows)]
+        gt = first[:n] + k
+        yield det[:n], gt, _iou(det_box[:, :n], gt_box[:, gt], float(plus_one))
+
+
+def best_of(pairs: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of `n` detections the box of the greatest IoU, (n,) int64, and that IoU, (n,) float64; −1 where none is.
+
+    Of equals the first; `pairs` as `overlaps` yields them.
+    """
+    best, target = np.full(n, -1.0), np.full(n, -1)  # below IoU 0, which a threshold of 0 lets through
+    for det, gt, iou in pairs:
+        better = iou > best[det]  # false for NaN
+        best[det[better]] = iou[better]
+        target[det[better]] = gt[better]
+    return target, best
 
 
 def _iou(a, b, offset):
@@ -285,14 +352,18 @@ def _judge(target, difficult):
     return match
 
 
-def _nanmean(values):
+def names_of(label_names, n_fg_class):
+    return tuple(map(str, range(n_fg_class) if label_names is None else label_names))
+
+
+def nanmean(values):
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")  # numpy's nanmean would warn
 
 
-def _plain(value):
+def plain(value):
     return None if np.isnan(value) else float(value)
 
 
-def _show(value):
+def show(value):
     return "-" if np.isnan(value) else f"{value:.4f}"
