@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 class RawBatch(NamedTuple):
     """A Batch whose pictures still have to be prepared, on the device: as bytes they travel four times as fast."""
 
-    pictures: list  # N tensors (3, H, W) uint8, cut and mirrored as they shall be
+    pictures: list  # N tensors (3, H, W) uint8, augmented as they shall be
     bboxes: list  # this and the others as in Batch: in pixels of the prepared images
     labels: list
     scale: torch.Tensor
@@ -43,7 +43,7 @@ class RawBatch(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A training picture, cut and mirrored, that still has to be prepared."""
+    """A training picture, augmented, that still has to be prepared."""
 
     picture: np.ndarray  # (3, H, W), 0..255
     size: tuple  # (H, W) that it will have
@@ -62,7 +62,7 @@ def _checked(db):
 
 
 class Dataset:
-    """Training samples of `db`: mirrored with probability ½, resized and normalised.
+    """Training samples of `db`: augmented, resized and normalised.
 
     Args:
         db: a dataset with `get_example(i)` → (img, bbox, label, difficult), such as `VOCBboxDataset`.
@@ -74,6 +74,9 @@ class Dataset:
         raw: leave it to `to_device` to resize and normalise the pictures of a batch.
         proposals: for each image (P, 4) boxes in its pixels, which come along in a batch as `rois`.
         plus_one: that of the network's `Convention`.
+        jitter: strength of the change of colours, 0..1; 0 leaves them.
+        scale_crop: probability with which a random part of a picture is taken for the whole. A box, or a proposal, goes
+            with its centre.
 
     `dataset[i]` is (img, bbox, label, scale): (3, H, W) float32, (R, 4) float32, (R,) int32, float.
     """
@@ -93,6 +96,8 @@ class Dataset:
         raw=False,
         proposals=None,
         plus_one=0,
+        jitter=0.0,
+        scale_crop=0.0,
     ):
         self.db = _checked(db)
         self.max_size, self.input_mode, self.rule = max_size, input_mode, rule
@@ -102,6 +107,8 @@ class Dataset:
             "min_sizes": min_sizes or (min_size,),
             "max_ratio": max_ratio,
             "plus_one": plus_one,
+            "jitter": jitter,
+            "scale_crop": scale_crop,
         }
         self.raw, self.proposals = raw, proposals
         # Shared memory: worker processes that live on from one epoch to the next see the change.
@@ -122,9 +129,11 @@ class Dataset:
         def boxes(bbox):
             return resize_bbox(drawn.boxes(bbox), drawn.size, size)
 
-        bbox = boxes(bbox)
-        left = (bbox[:, 2:] > bbox[:, :2]).all(axis=1)  # what a cut leaves
-        rois = None if self.proposals is None else boxes(self.proposals[i])
+        belong, bbox = drawn.belong(bbox), boxes(bbox)
+        left = belong & (bbox[:, 2:] > bbox[:, :2]).all(axis=1)  # what a cut leaves
+        rois = None if self.proposals is None else self.proposals[i]
+        if rois is not None:
+            rois = boxes(rois[drawn.belong(rois)])
         return Sample(drawn.picture(img), size, bbox[left], label[left], size[0] / drawn.size[0], rois)
 
     def _prepare(self, sample):

@@ -19,7 +19,8 @@ def totensor(data, device=None, dtype=None):
     if isinstance(device, bool):
         device = "cuda" if device else "cpu"
     if isinstance(data, np.ndarray):
-        data = np.ascontiguousarray(data)  # torch takes no reversed views, such as OpenCV users' bgr[::-1]
+        # torch takes no reversed views, such as OpenCV users' bgr[::-1]; one of a single row numpy calls contiguous
+        data = data.copy() if min(data.strides, default=0) < 0 else np.ascontiguousarray(data)
     return torch.as_tensor(data, device=device, dtype=dtype)
 
 

@@ -84,8 +84,22 @@ def test_options_do_not_change_what_else_is_drawn():
         bbox = np.zeros((0, 4))
         return [draw_augmentation(np.random.default_rng(i), (10, 40), bbox, **options).flip for i in range(40)]
 
-    assert flips() == flips(min_sizes=(1, 2, 3)) == flips(max_ratio=2)
+    assert flips() == flips(min_sizes=(1, 2, 3)) == flips(max_ratio=2) == flips(scale_crop=1.0) == flips(jitter=0.5)
     assert not any(flips(flip=False))
+
+
+def test_a_run_without_new_options_draws_what_it_always_did():
+    bbox = np.array([[2, 30, 9, 60], [1, 5, 4, 9]], np.float32)
+    options = {"min_sizes": (48, 60, 72), "max_ratio": 2}
+    drawn = [draw_augmentation(np.random.default_rng((3, 1, i)), (10, 100), bbox, **options)[:3] for i in range(6)]
+    assert drawn == [
+        ((0, 17, 10, 37), True, 60),
+        ((0, 17, 10, 37), False, 72),
+        ((0, 13, 10, 33), True, 72),
+        ((0, 32, 10, 52), True, 72),
+        ((0, 7, 10, 27), False, 72),
+        ((0, 17, 10, 37), True, 48),
+    ]
 
 
 def test_by_hand():

@@ -49,6 +49,13 @@ def test_totensor_keeps_dtype_without_being_told():
     assert at.totensor(np.zeros(1, np.float64)).dtype == torch.float64
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4, 1), (1, 1, 1), (3, 0, 1)])
+def test_totensor_takes_reversed_views(shape):
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    for view in (array[::-1], array[:, ::-1], array[:, :, ::-1]):
+        assert at.totensor(view).tolist() == view.tolist()
+
+
 @pytest.mark.parametrize(
     ("data", "value"),
     [
