@@ -8,10 +8,10 @@
 `python train.py COMMAND --help` lists the options. A mistake in an option or a file is one line and exit code 2.
 """
 
-import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -31,11 +31,12 @@ except RuntimeError as reason:  # its operators are not compiled for this build 
     sys.exit(2)
 
 from data.dataset import Dataset, TestDataset, set_epoch, test_loader, to_device, train_loader
-from data.splits import open_split, report, training_sets
-from model.start import architecture_options, detector, new_model, training_model, with_threshold
+from data.splits import open_scored, open_split, report, report_both, training_sets
+from model.start import architecture_options, described_model, detector, new_model, training_model, with_threshold
 from model.zoo import MODELS, architecture, build_model, model_class, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
-from utils.checkpoint import read_checkpoint
+from utils.check_tool import anchor_line, say_what_is_there
+from utils.checkpoint import read_checkpoint, state_to_go_on_from
 from utils.cli_tool import (
     check_finite,
     choose_device,
@@ -48,16 +49,17 @@ from utils.cli_tool import (
     say,
     seed_everything,
     workers,
-    writing,
 )
-from utils.config import flag, opt
+from utils.config import opt
+from utils.detections import write_detections
 from utils.errors import UserError
-from utils.inference_tool import evaluate_model, propose_all
+from utils.inference_tool import detect_all, evaluate_model, propose_all
 from utils.label_names import parse_label_names
 from utils.models_tool import describe, models_table
 from utils.precision_tool import amp_dtype, autocast
-from utils.predict_tool import find_images, predict_files
+from utils.predict_tool import find_images, predict_files, summary
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
+from utils.scoring_tool import score
 from utils.show_tool import dashboard, enter_debugger, show
 
 
@@ -71,11 +73,13 @@ def train(*args, **kwargs):
     amp = amp_dtype(opt.amp, device)
     seed_everything(opt.seed)
     train_db, val_db, checkpoint = training_data()
+    report_both(train_db, val_db, opt.val_split, opt.data_dir)
     if opt.schedule == "alternating":
         return alternate(train_db, val_db, device, amp)
     train_rois, val_rois = stored_proposals(train_db, val_db)
     model = training_model(opt, train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
     model.rpn_only = opt.schedule == "rpn"
+    say(anchor_line(model, train_db))
     name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(name, opt.overwrite)
     with dashboard(opt.env, opt.port, opt.visdom, model.label_names) as vis:
@@ -148,7 +152,7 @@ def alternate(train_db, val_db, device, amp):
     A step that is done is not done again; one that was interrupted goes on behind its last whole epoch.
     """
     name = opt.name or f"{opt.model}-alternating"
-    state = alternating_state(Path("runs", name))
+    state = state_to_go_on_from(Path("runs", name), opt.that_decide())
     run_dir = Path("runs", name) if state is not None else make_run_dir(name, opt.overwrite)
     done = state.other_info["alternating"] if state is not None else 0  # the last step that has a whole epoch
     facts = {"options": opt.that_decide()}
@@ -186,62 +190,59 @@ def alternate(train_db, val_db, device, amp):
     finish(run_dir, best_map, val_db)
 
 
-def alternating_state(run_dir):
-    """The checkpoint from which an alternating run in this folder goes on, or None. Raises UserError for another run.
-
-    One that was stopped before its first whole epoch has none but `interrupted.pth`, and begins again.
-    """
-    paths = [run_dir / name for name in ("last.pth", "interrupted.pth") if (run_dir / name).exists()]
-    state = read_checkpoint(paths[0]) if paths and not (run_dir / "step4.pth").exists() else None
-    if state is None or "alternating" not in state.other_info:
-        return None
-    options = opt.that_decide()
-    for name, before in state.other_info.get("options", {}).items():
-        value = options.get(name, before)
-        if value != before:
-            raise UserError(
-                f"--name={run_dir.name}: was begun with {flag(name)}={before}, not {value}: to go on, "
-                "give the same options; for another run, another --name"
-            )
-    if paths[0].name == "interrupted.pth":
-        state.other_info["alternating"] = 0
-    return state
+@SetParseFn(str)
+def check(*args, **kwargs):
+    """Tell what --train-split and --val-split hold, and name each thing that training would drop or misread."""
+    read_options(args, kwargs)
+    train_db, val_db, checkpoint = training_data(strict=False, use_difficult=True)
+    with nullcontext() if checkpoint else torch.device("meta"):  # without weights: only the anchors are asked for
+        model = described_model(opt, train_db.label_names, checkpoint)
+    say_what_is_there(model, train_db, val_db)
 
 
 @SetParseFn(str)
 def evaluate_command(*args, **kwargs):
-    """Print the average precisions of the checkpoint --load-path on --val-split, and write them as JSON."""
-    read_options(args, kwargs, needs="load_path")
-    path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_eval_{opt.val_split}.json")
+    """Score the checkpoint --load-path, or --detections that someone made, on --val-split; write it as JSON and CSV."""
+    read_options(args, kwargs)
+    if bool(opt.load_path) == bool(opt.detections):
+        raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
+    stem = Path(opt.detections) if opt.detections else Path(os.path.splitext(opt.load_path)[0])
+    path = Path(opt.out or stem.with_name(f"{stem.name}_eval_{opt.val_split}.json"))
     make_room(path)
-    model = detector_at("evaluate")
-    names = None if model.rpn_only else model.label_names  # to an RPN all are objects
-    db = open_split(opt.data, opt.data_dir, opt.val_split, names, use_difficult=True)
-    report(db)
-    rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
-    result = evaluate(model, db, rois)
-    say(result.table())
-    about = {
-        "checkpoint": opt.load_path,
-        "data_dir": opt.data_dir,
-        "split": opt.val_split,
-        "n_images": min(len(db), opt.test_num),
-        "score_thresh": model.score_thresh,
-        "nms_thresh": model.nms_thresh,
-    }
-    with writing(path):
-        path.write_text(json.dumps(about | result.to_json(), indent=1, ensure_ascii=False), "utf-8")
-    say(f"written to {path}")
+    if opt.detections:
+        names = parse_label_names(opt.label_names) if opt.label_names else None
+        db, found = open_scored(opt.data, opt.data_dir, opt.val_split, opt.detections, names, opt.test_num)
+        about = {"detections": opt.detections}
+    else:
+        model = detector_at("evaluate")
+        names = None if model.rpn_only else model.label_names  # to an RPN all are objects
+        db = open_split(opt.data, opt.data_dir, opt.val_split, names, use_difficult=True)
+        report(db)
+        rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
+        found = over(model, db, min(len(db), opt.test_num), "eval on", partial(detect_all, rois=rois))
+        names = model.detected_names
+        about = {
+            "checkpoint": opt.load_path,
+            "score_thresh": model.score_thresh,
+            "nms_thresh": model.nms_thresh,
+        }
+    if opt.save_detections:
+        write_detections(opt.save_detections, found, db.names, opt.val_split)
+    about |= {"data_dir": opt.data_dir, "split": opt.val_split, "n_images": len(found)}
+    scores = score(found, db, names or db.label_names, iou_thresh=opt.iou_thresh, plus_one=opt.plus_one)
+    say(scores.text())
+    say(f"written to {', '.join(map(str, scores.write(path, about)))}")
 
 
 @SetParseFn(str)
 def predict(*args, **kwargs):
-    """Draw what the checkpoint --load-path sees in --image (a picture, a folder or a glob), and write it as JSON."""
+    """Write what the checkpoint --load-path sees in --image (a picture, video, folder or glob): drawn, JSON or VOC."""
     read_options(args, kwargs, needs="load_path")
     if not opt.image:
-        raise UserError("--image is missing: name a picture, a folder or a glob")
+        raise UserError("--image is missing: name a picture, a video, a folder or a glob")
     if opt.proposals:
         raise UserError("--proposals are of the pictures of a data set: predict finds its own; leave them out")
+    leave_with_the_state_saved()
     paths = find_images(opt.image)
     draw(detector_at("visualize"), paths, opt.out or "runs/predict")
 
@@ -276,7 +277,8 @@ def models(*args, **kwargs):
     say(models_table(rows, (600, 800)))
 
 
-COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "propose": propose, "models": models}
+COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "check": check, "propose": propose,
+            "models": models}  # fmt: skip
 PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule trains
 
 
@@ -291,19 +293,23 @@ def read_options(args, kwargs, needs=None):
         raise UserError(f"--{needs.replace('_', '-')} is missing: name a checkpoint, such as runs/NAME/best.pth")
 
 
-def training_data():
+def training_data(**reading):
     """The training set, the validation set or None, and the checkpoint to start from or None."""
     checkpoint = read_checkpoint(opt.load_path or opt.finetune) if opt.load_path or opt.finetune else None
     names = parse_label_names(opt.label_names) if opt.label_names else None
     given = bool(names)
     known = (lambda names: names_to_go_on(checkpoint, names, given)) if opt.load_path else None
     needs_val = "val_split" in opt.given
-    return *training_sets(opt.data, opt.data_dir, opt.train_split, opt.val_split, names, known, needs_val), checkpoint
+    sets = training_sets(
+        opt.data, opt.data_dir, opt.train_split, opt.val_split, names, known, needs_val=needs_val, **reading
+    )
+    return *sets, checkpoint
 
 
 def training_loader(model, db, rois):
     raw = model.device.type == "cuda"  # a GPU resizes faster
-    augmentation = {"min_sizes": opt.train_sizes, "max_ratio": opt.max_ratio, "plus_one": model.convention.plus_one}
+    geometry = {"min_sizes": opt.train_sizes, "max_ratio": opt.max_ratio, "scale_crop": opt.scale_crop}
+    augmentation = geometry | {"jitter": opt.jitter, "plus_one": model.convention.plus_one}
     dataset = Dataset(db, *model.preparation, seed=opt.seed, raw=raw, proposals=rois, **augmentation)
     wide = [width > height for height, width in map(db.size, range(len(db)))] if opt.group_by_aspect else None
     return train_loader(dataset, opt.batch_size, workers(opt.num_workers), wide)
@@ -362,11 +368,11 @@ def finish(run_dir, best_map, val_db):
 
 def draw(model, paths, out_dir):
     with autocast(model.device, amp_dtype(opt.amp, model.device)):
-        records, problems = predict_files(model, paths, out_dir, n_together=8 if model.device.type == "cuda" else 1)
+        n_together = 8 if model.device.type == "cuda" else 1
+        records, problems = predict_files(model, paths, out_dir, n_together, opt.save, opt.every, opt.overwrite)
     for line in problems:
-        say(f"left out: {line}", file=sys.stderr)
-    n_boxes = sum(len(record["detections"]) for record in records)
-    say(f"{n_boxes} objects in {len(records)} pictures; drawn pictures and detections.json are in {out_dir}")
+        say(f"warning: {line}", file=sys.stderr)
+    say(summary(records, opt.save, out_dir))
 
 
 def detector_at(preset):

@@ -7,12 +7,15 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
+from utils.bbox_tools import yxyx2xywh
+from utils.detections import Names
 from utils.errors import UserError
-from utils.image_tool import image_size, read_image
+from utils.image_tool import image_sizes, read_image
 
 
 class Problem(NamedTuple):
@@ -26,7 +29,7 @@ class Picture(NamedTuple):
     """A picture file."""
 
     path: str
-    size: tuple[int, int]  # (H, W) as it is read
+    size: tuple[int, int] | None  # (H, W) as it is read; None if neither the picture nor its annotation was asked
     upright: bool = True  # turned as its Exif orientation says; see `find_picture`
 
 
@@ -66,14 +69,15 @@ class BboxDataset:
         pictures: `Picture` of each.
         truths: `Truth` of each, difficult boxes among them.
         problems: what was left out or changed.
+        faults: a line for each picture that is not among these, since it or its annotation can't be read.
 
     Attributes:
-        split, use_difficult, label_names, ids, problems: as given.
+        split, use_difficult, label_names, ids, problems, faults: as given.
     """
 
-    def __init__(self, split, use_difficult, label_names, ids, pictures, truths, problems):
+    def __init__(self, split, use_difficult, label_names, ids, pictures, truths, problems, faults=()):
         self.split, self.use_difficult, self.label_names = split, use_difficult, tuple(label_names)
-        self.ids, self.problems = list(ids), problems
+        self.ids, self.problems, self.faults = list(ids), problems, list(faults)
         self._pictures = list(pictures)
         self._n_difficult = sum(int(truth.difficult.sum()) for truth in truths)
         self._truths = truths if use_difficult else [truth.rows(~truth.difficult) for truth in truths]
@@ -109,6 +113,23 @@ class BboxDataset:
         """(H, W) of picture i in pixels."""
         return self._pictures[i].size
 
+    @property
+    def names(self) -> Names:
+        """What its images and classes are called in files of detections: by their ids, and from 1 on."""
+        return Names(self.ids, {name: k for k, name in enumerate(self.label_names, 1)})
+
+    def instances(self) -> dict:
+        """The lists `images` and `annotations` of COCO's form, in which `category_id` is the label.
+
+        Difficult boxes are crowds there: nothing else of COCO's takes any number of detections, none of which counts.
+        """
+        annotations = [
+            {"image_id": image_id, "category_id": label, "bbox": box, "area": area, "iscrowd": int(difficult)}
+            for image_id, truth in zip(self.names.image_ids, self._truths, strict=True)
+            for box, label, difficult, area in zip(_xywh(truth.bbox), *map(np.ndarray.tolist, truth[1:]), strict=True)
+        ]
+        return {"images": [{"id": image_id} for image_id in self.names.image_ids], "annotations": annotations}
+
     def summary(self) -> str:
         """One line: how many pictures, boxes by class (the five commonest), difficult ones and problems."""
         labels = np.concatenate([np.empty(0, np.int32), *(truth.label for truth in self._truths)])
@@ -136,9 +157,20 @@ class UnionDataset(BboxDataset):
         ids = [f"{k}/{i}" if n_parts_with[i] > 1 else i for k, part in enumerate(parts, 1) for i in part.ids]
         pictures, truths = ([row for part in parts for row in getattr(part, name)] for name in ("_pictures", "_truths"))
         split = " + ".join(part.split for part in parts)
-        problems = [problem for part in parts for problem in part.problems]
-        super().__init__(split, parts[0].use_difficult, parts[0].label_names, ids, pictures, truths, problems)
+        problems, faults = ([row for part in parts for row in getattr(part, name)] for name in ("problems", "faults"))
+        first = parts[0]
+        super().__init__(split, first.use_difficult, first.label_names, ids, pictures, truths, problems, faults)
         self._n_difficult = sum(part._n_difficult for part in parts)
+        self._parts = parts
+
+    def instances(self) -> dict:
+        images, annotations = [{"id": own} for own in self.ids], []
+        own_ids = iter(self.ids)
+        for part in self._parts:
+            content = part.instances()
+            own_id = {image["id"]: own for image, own in zip(content["images"], own_ids, strict=False)}
+            annotations += [row | {"image_id": own_id[row["image_id"]]} for row in content["annotations"]]
+        return {"images": images, "annotations": annotations}
 
 
 def report_problems(problems: Sequence[Problem], max_lines: int = 5) -> str:
@@ -152,6 +184,25 @@ def report_problems(problems: Sequence[Problem], max_lines: int = 5) -> str:
     if len(problems) > max_lines:
         lines.append(f"  … and {len(problems) - max_lines:,} more")
     return "\n".join(lines)
+
+
+# What can't be read
+
+
+@contextmanager
+def noting(faults: list):
+    """Add what a UserError says to `faults`, and go on behind the block: one broken file does not hide the others."""
+    try:
+        yield
+    except UserError as error:
+        faults.append(str(error))
+
+
+def refuse(faults):
+    """Raise the first of `faults`, if there are any."""
+    if faults:
+        more = f" (and {len(faults) - 1:,} more: python train.py check names all)" if len(faults) > 1 else ""
+        raise UserError(faults[0] + more)
 
 
 # Classes
@@ -180,23 +231,19 @@ def label_of(path: str, name: str, label_names: tuple[str, ...]) -> int:
 # Pictures and boxes
 
 
-def find_picture(path, said=None):
-    """`Picture` of a file whose annotation says that it has the size `said`, (H, W) or None.
+def find_picture(path, said, index):
+    """`Picture` of a file whose annotation says that it has the size `said`, (H, W) or None; see `FileIndex`.
 
     Some tools annotate the stored pixels, and leave the Exif orientation aside. Where the stored pixels have the size
     that was said, and the upright ones have not, the boxes are of the former: so the picture is read that way.
     """
-    size = image_size(path)
-    if said not in (None, size):
-        stored = image_size(path, upright=False)
-        if said == stored:
-            return Picture(path, stored, upright=False)
-    return Picture(path, size)
+    size, stored = map(tuple, index.get("picture", path, image_sizes))
+    return Picture(path, stored, upright=False) if said == stored != size else Picture(path, size)
 
 
 def size_problems(path, said, size, name="it"):
     """A problem with the file `path`, in a list, where it says another size than the picture `name` has."""
-    if said in (None, size):
+    if None in (said, size) or said == size:
         return []
     (height, width), (true_height, true_width) = said, size
     what = f"size that is not the picture's: {width:g}×{height:g}, {name} has {true_width}×{true_height}"
@@ -209,7 +256,7 @@ def usable_boxes(path, bbox, size, describe):
     Args:
         path: the file that says them.
         bbox: (R, 4) float64 (y_min, x_min, y_max, x_max), 0-based edges.
-        size: (H, W) of the picture.
+        size: (H, W) of the picture, or None if that is not known.
         describe: r → box r in the words of the file.
 
     Returns:
@@ -219,7 +266,7 @@ def usable_boxes(path, bbox, size, describe):
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinite corners are sorted out below
         # judged as float32, since two corners can become one in the rounding
         bbox = np.asarray(bbox, np.float64).reshape(-1, 4).astype(np.float32)
-        cut = np.clip(bbox, 0, np.array([*size, *size], np.float32))
+        cut = np.clip(bbox, 0, np.array(size * 2 if size else np.inf, np.float32))
         moved = np.abs(bbox - cut).max(axis=1, initial=0)
     kinds = {
         "corner that is not finite": ~np.isfinite(bbox).all(axis=1),
@@ -231,8 +278,13 @@ def usable_boxes(path, bbox, size, describe):
     problems = []
     for r in np.flatnonzero(np.any(list(kinds.values()), axis=0)):
         kind = next(kind for kind, mask in kinds.items() if mask[r])
-        problems.append(Problem(path, f"{kind}: {describe(r)} in {size[1]}×{size[0]}"))
+        where = f" in {size[1]}×{size[0]}" if size else ""
+        problems.append(Problem(path, f"{kind}: {describe(r)}{where}"))
     return cut, ~np.any(unusable, axis=0), problems
+
+
+def _xywh(bbox):
+    return yxyx2xywh(bbox.astype(np.float64)).tolist()
 
 
 def box_area(bbox):

@@ -14,17 +14,22 @@ from tqdm import tqdm
 
 from data.bbox_dataset import (
     BboxDataset,
+    Picture,
     Problem,
     Truth,
     box_area,
     check_names,
     find_picture,
     label_of,
+    noting,
+    refuse,
     size_problems,
     usable_boxes,
 )
 from utils.bbox_tools import xywh2yxyx
+from utils.detections import Names
 from utils.errors import UserError
+from utils.index_tool import FileIndex
 
 # Where the tools that people use put the instances of a split, and its pictures: COCO itself, CVAT, Roboflow, ...
 _JSONS = (
@@ -47,12 +52,12 @@ class COCOBboxDataset(BboxDataset):
         split: its name, such as val2017.
         label_names: the classes in label order; None takes the file's categories in the order of their ids.
         use_difficult: keep crowds (evaluation); without it they are left out (training).
+        pictures, strict, index: as of `VOCBboxDataset`.
 
     Attributes:
         json_path (str): the file of instances.
         ids (list[str]): the id of each picture, in the file's order.
-        image_ids (list): the same as the file has them.
-        category_ids (dict[str, int]): name → id in the file.
+        names (Names): the ids of pictures and categories as the file has them.
         problems (list[Problem]): boxes dropped or clipped, sizes that are not the picture's, boxes of no picture.
 
     Raises:
@@ -65,32 +70,53 @@ class COCOBboxDataset(BboxDataset):
         split: str = "train2017",
         label_names: Sequence[str] | None = None,
         use_difficult: bool = False,
+        *,
+        pictures: bool = True,
+        strict: bool = True,
+        index: FileIndex | None = None,
     ):
         self.data_dir = os.fspath(data_dir)
         self.json_path = path = _find_json(self.data_dir, split)
-        content = _read(path)
+        content, index = _read(path), index or FileIndex()
         names = _categories(path, content)
-        self.category_ids = {name: category for category, name in names.items()}
         label_names = tuple(names.values()) if label_names is None else check_names(label_names)
         images = _images(path, content)
-        self.image_ids = list(images)
-        folder = _picture_folder(self.data_dir, split, path, images)
-        paths = [os.path.join(folder, image["file_name"]) for image in images.values()]
-        of_image, problems = _group(path, content, images, names)
-        pictures, truths = [], []
-        progress = tqdm(zip(images.values(), paths, strict=True), desc="annotations", unit="img", total=len(images),
-                        disable=len(images) <= _MANY)  # fmt: skip
-        for image, picture_path in progress:
-            pictures.append(find_picture(picture_path, _size(image)))
-            rows = of_image[image["id"]]
-            truth, own_problems = _to_truth(path, image, rows, pictures[-1].size, names, label_names)
-            truths.append(truth)
-            problems += own_problems
-        ids = [str(image_id) for image_id in self.image_ids]
-        super().__init__(split, use_difficult, label_names, ids, pictures, truths, problems)
+        folder = _picture_folder(self.data_dir, split, path, images) if pictures else None
+        of_image, problems, faults = _group(path, content, images, names)
+        image_ids, found, truths = [], [], []
+        for image_id, image in tqdm(images.items(), "annotations", unit="img", disable=len(images) <= _MANY):
+            with noting(faults):
+                picture = Picture(None, _size(image))
+                if pictures:
+                    picture = find_picture(os.path.join(folder, image["file_name"]), _size(image), index)
+                truth, own_problems = _to_truth(path, image, of_image[image_id], picture.size, names, label_names)
+                image_ids.append(image_id)
+                found.append(picture)
+                truths.append(truth)
+                problems += own_problems
+        if strict:
+            refuse(faults)
+        super().__init__(split, use_difficult, label_names, map(str, image_ids), found, truths, problems, faults)
+        category_of = {name: category for category, name in names.items()}
+        self._names = Names(image_ids, {name: category_of.get(name) for name in self.label_names})
+
+    @property
+    def names(self):
+        return self._names
+
+    def instances(self) -> dict:
+        """As the file has them, to the last digit, with boxes that are of no use in training."""
+        content = _read(self.json_path)
+        label = {category: self.label_names.index(name) for name, category in self.names.category_ids.items()}
+        annotations = [
+            {"image_id": row["image_id"], "category_id": label[row["category_id"]], "bbox": row["bbox"],
+             "area": row.get("area", row["bbox"][2] * row["bbox"][3]), "iscrowd": int(bool(row.get("iscrowd", 0)))}
+            for row in content["annotations"]
+        ]  # fmt: skip
+        return {"images": [{"id": image_id} for image_id in self.names.image_ids], "annotations": annotations}
 
 
-def find_label_names(data_dir: str | os.PathLike, splits: Iterable[str]) -> tuple[str, ...]:
+def find_label_names(data_dir: str | os.PathLike, splits: Iterable[str], **reading) -> tuple[str, ...]:
     """The categories of these splits, each once: in the order of their ids, the first split's first."""
     names: dict[str, None] = {}
     for split in splits:
@@ -176,6 +202,8 @@ def _images(path, content):
             raise UserError(f"{path}: image id {image_id} is there twice; each picture needs its own")
         seen.add(str(image_id))
         images[image_id] = row
+    if len(set(map(type, images))) > 1:
+        raise UserError(f"{path}: some image ids are numbers and some are texts; write all in one way")
     if not images:
         raise UserError(f"{path}: has no images; give a split that has some")
     return images
@@ -193,25 +221,28 @@ def _picture_folder(data_dir, split, path, images):
 
 
 def _group(path, content, images, names):
-    """Image id → rows of annotations, and a problem for those that are of no picture."""
+    """Image id → rows of annotations, a problem for those that are of no picture, a line for those that are wrong."""
     of_image = {image_id: [] for image_id in images}
-    problems = []
+    problems, faults = [], []
     for k, row in enumerate(content["annotations"], 1):
-        where = f"annotation {row.get('id', f'number {k}')}"
-        category = _required(path, where, row, "category_id", int)
-        if category not in names:
-            raise UserError(f"{path}: {where} has category {category}, which is not in the list; add it there")
-        image_id = _required(path, where, row, "image_id", (int, str))
-        if image_id in of_image:
-            of_image[image_id].append(row)
-        else:
-            problems.append(Problem(path, f"box of no picture: {where} is of image {image_id}, which is not listed"))
-    return of_image, problems
+        with noting(faults):
+            where = f"annotation {row.get('id', f'number {k}')}"
+            category = _required(path, where, row, "category_id", int)
+            if category not in names:
+                raise UserError(f"{path}: {where} has category {category}, which is not in the list; add it there")
+            _check_box(path, where, row)
+            image_id = _required(path, where, row, "image_id", (int, str))
+            if image_id in of_image:
+                of_image[image_id].append(row)
+            else:
+                what = f"box of no picture: {where} is of image {image_id}, which is not listed"
+                problems.append(Problem(path, what))
+    return of_image, problems, faults
 
 
 def _to_truth(path, image, rows, size, names, label_names):
     """`Truth` of a picture of `size` (H, W), and the problems with the boxes that are left out."""
-    xywh = np.array([_box(path, row) for row in rows], np.float64).reshape(-1, 4)
+    xywh = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
     bbox, usable, own = usable_boxes(path, xywh2yxyx(xywh), size, lambda r: _describe(image, rows[r], names))
     label = np.array([label_of(path, names[row["category_id"]], label_names) for row in rows], np.int32)
     crowd = np.array([bool(row.get("iscrowd", 0)) for row in rows], bool)
@@ -228,11 +259,10 @@ def _size(image):
     return said if all(_is_number(side) and side > 0 for side in said) else None
 
 
-def _box(path, row):
+def _check_box(path, where, row):
     box = row.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-        raise UserError(f"{path}: annotation {row.get('id')} has {box!r} as 'bbox'; must be [x, y, width, height]")
-    return box
+        raise UserError(f"{path}: {where} has {box!r} as 'bbox'; must be [x, y, width, height]")
 
 
 def _area(row):

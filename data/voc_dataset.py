@@ -8,7 +8,7 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +17,20 @@ from tqdm import tqdm
 
 from data.bbox_dataset import (
     BboxDataset,
+    Picture,
     Problem,
     Truth,
     box_area,
     check_names,
     find_picture,
     label_of,
+    noting,
+    refuse,
     size_problems,
     usable_boxes,
 )
 from utils.errors import UserError
+from utils.index_tool import FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # in any case; the earlier one wins where two share an id
@@ -57,6 +61,9 @@ class VOCBboxDataset(BboxDataset):
         split: the list ImageSets/Main/<split>.txt.
         label_names: the classes in label order; None takes those of this split (see `find_label_names`).
         use_difficult: keep objects marked difficult (evaluation); without it they are left out (training).
+        pictures: False does not look at the pictures, which need not be there: enough to score detections.
+        strict: False leaves out what can't be read, and says so in `faults`.
+        index: see `FileIndex`.
 
     Attributes:
         data_dir (str): as given.
@@ -75,35 +82,60 @@ class VOCBboxDataset(BboxDataset):
         split: str = "trainval",
         label_names: Sequence[str] | None = None,
         use_difficult: bool = False,
+        *,
+        pictures: bool = True,
+        strict: bool = True,
+        index: FileIndex | None = None,
     ):
         self.data_dir = data_dir = os.fspath(data_dir)
-        files = _index_pictures(data_dir)
-        ids, problems = _read_ids(data_dir, split, files)
-        paths = [_picture_path(data_dir, split, files, image_id) for image_id in ids]
-        annotations = _read_annotations(data_dir, ids)
-        label_names = _names_in(annotations) if label_names is None else check_names(label_names)
-        pictures = [find_picture(path, a.size) for path, a in zip(paths, annotations, strict=True)]
-        truths = []
-        for annotation, picture in zip(annotations, pictures, strict=True):
-            truth, own_problems = _to_truth(annotation, picture.size, label_names)
-            truths.append(truth)
-            problems += own_problems
-        super().__init__(split, use_difficult, label_names, ids, pictures, truths, problems)
+        index = index or FileIndex()
+        files = _index_files(data_dir, pictures)
+        listed, problems = _read_ids(data_dir, split, files)
+        paths, faults = {}, []
+        for image_id in listed:
+            with noting(faults):
+                paths[image_id] = _picture_path(data_dir, split, files, image_id) if pictures else None
+        annotations, own_faults = _read_annotations(data_dir, paths, index)
+        faults += own_faults
+        label_names = _names_in(annotations.values()) if label_names is None else check_names(label_names)
+        ids, found, truths = [], [], []
+        for image_id, annotation in annotations.items():
+            with noting(faults):
+                path, said = paths[image_id], annotation.size
+                picture = find_picture(path, said, index) if pictures else Picture(None, said)
+                truth, own_problems = _to_truth(annotation, picture.size, label_names)
+                ids.append(image_id)
+                found.append(picture)
+                truths.append(truth)
+                problems += own_problems
+        if strict:
+            refuse(faults)
+        super().__init__(split, use_difficult, label_names, ids, found, truths, problems, faults)
 
 
-def find_label_names(data_dir: str | os.PathLike, splits: Iterable[str]) -> tuple[str, ...]:
+def find_label_names(
+    data_dir: str | os.PathLike,
+    splits: Iterable[str],
+    *,
+    pictures: bool = True,
+    strict: bool = True,
+    index: FileIndex | None = None,
+) -> tuple[str, ...]:
     """The classes that the annotations of these splits name, so that one that only `val` has is known too.
 
     All of VOC's twenty in their order where every name is one of them (labels and checkpoints then mean the same in
-    any part of VOC), else the names found, sorted; () where no file has an object.
+    any part of VOC), else the names found, sorted; () where no file has an object. Arguments as of `VOCBboxDataset`.
 
     Raises:
         UserError: as `VOCBboxDataset`, pictures aside.
     """
     data_dir = os.fspath(data_dir)
-    pictures = _index_pictures(data_dir)
-    ids = {image_id: None for split in splits for image_id in _read_ids(data_dir, split, pictures)[0]}
-    return _names_in(_read_annotations(data_dir, list(ids)))
+    files = _index_files(data_dir, pictures)
+    ids = {image_id: None for split in splits for image_id in _read_ids(data_dir, split, files)[0]}
+    annotations, faults = _read_annotations(data_dir, ids, index or FileIndex())
+    if strict:
+        refuse(faults)
+    return _names_in(annotations.values())
 
 
 # Classes
@@ -133,12 +165,13 @@ def _folder(data_dir: str, *parts: str) -> str:
     raise UserError(f"{folder}: no such folder; give the folder that has Annotations, ImageSets and JPEGImages{hint}")
 
 
-def _index_pictures(data_dir: str) -> dict[str, str]:
-    """id → file name in JPEGImages: one listing of the folder in place of a stat for each id and suffix."""
-    with os.scandir(_folder(data_dir, "JPEGImages")) as entries:
+def _index_files(data_dir: str, pictures: bool) -> dict[str, str]:
+    """id → file name in JPEGImages, or in Annotations: one listing in place of a stat for each id and suffix."""
+    folder, suffixes = ("JPEGImages", _SUFFIXES) if pictures else ("Annotations", (".xml",))
+    with os.scandir(_folder(data_dir, folder)) as entries:
         names = sorted(entry.name for entry in entries)
     index: dict[str, str] = {}
-    for suffix in reversed(_SUFFIXES):
+    for suffix in reversed(suffixes):
         index.update((name[: -len(suffix)], name) for name in names if name.lower().endswith(suffix))
     return index
 
@@ -147,14 +180,14 @@ def _list_path(data_dir: str, split: str) -> str:
     return os.path.join(data_dir, "ImageSets", "Main", f"{split}.txt")
 
 
-def _read_ids(data_dir: str, split: str, pictures: dict[str, str]) -> tuple[list[str], list[Problem]]:
+def _read_ids(data_dir: str, split: str, files: dict[str, str]) -> tuple[list[str], list[Problem]]:
     """The ids of a list, each once, and a problem for each repetition."""
     path = _list_path(data_dir, split)
     ids: dict[str, None] = {}
     problems = []
     for line in filter(None, map(str.strip, _read_list(data_dir, split).splitlines())):
         column = _CLASS_COLUMN.fullmatch(line)
-        image_id = column[1] if column and line not in pictures else line  # a picture may be called 'photo 1'
+        image_id = column[1] if column and line not in files else line  # a picture may be called 'photo 1'
         if image_id in ids:
             problems.append(Problem(path, f"id listed again: {image_id!r} is used once"))
         ids[image_id] = None
@@ -200,18 +233,24 @@ def _picture_path(data_dir: str, split: str, pictures: dict[str, str], image_id:
 # Annotations
 
 
-def _read_annotations(data_dir: str, ids: Sequence[str]) -> list[_Annotation]:
-    folder = _folder(data_dir, "Annotations")
-    progress = tqdm(ids, desc="annotations", unit="file", disable=len(ids) <= _MANY)
-    return [_read_annotation(os.path.join(folder, f"{image_id}.xml")) for image_id in progress]
+def _read_annotations(data_dir: str, ids: Collection[str], index: FileIndex):
+    """id → `_Annotation`, and a line for each that can't be read."""
+    folder, annotations, faults = _folder(data_dir, "Annotations"), {}, []
+    for image_id in tqdm(ids, desc="annotations", unit="file", disable=len(ids) <= _MANY):
+        path = os.path.join(folder, f"{image_id}.xml")
+        with noting(faults):
+            size, objects = index.get("voc", path, _read_annotation)
+            annotations[image_id] = _Annotation(path, size and tuple(size), [_Object(*row) for row in objects])
+    return annotations, faults
 
 
-def _read_annotation(path: str) -> _Annotation:
+def _read_annotation(path: str) -> tuple:
+    """The size and the objects."""
     root = _parse_xml(path)
     if root.tag != "annotation":
         raise UserError(f"{path}: begins with <{root.tag}>, not <annotation>; this is not a VOC annotation")
     objects = [_read_object(path, n, element) for n, element in enumerate(root.findall("object"), 1)]
-    return _Annotation(path, _read_size(path, root), objects)
+    return _read_size(path, root), objects
 
 
 def _parse_xml(path: str) -> ET.Element:
@@ -263,7 +302,7 @@ def _read_size(path: str, root: ET.Element) -> tuple[int, int] | None:
     return (int(height), int(width)) if 1 <= height < math.inf and 1 <= width < math.inf else None
 
 
-def _to_truth(annotation: _Annotation, size: tuple[int, int], label_names: tuple[str, ...]):
+def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names: tuple[str, ...]):
     """`Truth` of a file's usable objects in a picture of `size` (H, W), and the problems with the others.
 
     The size is the picture's own: what the XML says may be missing, zero or another picture's.

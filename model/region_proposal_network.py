@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.utils.anchor_tool import VGG_CELLS, enumerate_shifted_anchor
+from model.utils.anchor_tool import VGG_CELLS, best_anchor_iou, enumerate_shifted_anchor
 from model.utils.batch_tool import as_levels, cell_mask
 from model.utils.convention import CONTINUOUS
 from model.utils.creator_tool import ProposalCreator
+from utils.bbox_tools import pixel_edges
 from utils.precision_tool import in_full_precision
 
 
@@ -59,11 +60,8 @@ class RegionProposalNetwork(nn.Module):
         self.ratios = tuple(ratios)
         self.anchor_scales = tuple(anchor_scales)
         self.levels = as_levels(cells)
-        self.convention = convention
-        anchor_base = torch.stack([
-            convention.anchor_base(base_size or level.stride, ratios, anchor_scales, level.center)
-            for level in self.levels
-        ])  # fmt: skip
+        self.base_size, self.convention = base_size, convention
+        anchor_base = self.make_anchor_base()
         self.register_buffer("anchor_base", anchor_base, persistent=False)  # (levels, A, 4); not in the state dict
         rules = {"plus_one": convention.plus_one, "small_last": convention.small_last}
         self.proposal_layer = ProposalCreator(self, **rules, **(proposal_creator_params or {}))
@@ -72,6 +70,13 @@ class RegionProposalNetwork(nn.Module):
         self.score = nn.Conv2d(mid_channels, n_anchor * 2, 1)
         self.loc = nn.Conv2d(mid_channels, n_anchor * 4, 1)
         self.reset_parameters()
+
+    def make_anchor_base(self):
+        """(levels, A, 4) the anchors of each level's first cell."""
+        return torch.stack([
+            self.convention.anchor_base(self.base_size or level.stride, self.ratios, self.anchor_scales, level.center)
+            for level in self.levels
+        ])  # fmt: skip
 
     def reset_parameters(self):
         """Draw the initial weights (Ren et al. 2015, §3.1.3)."""
@@ -112,14 +117,41 @@ class RegionProposalNetwork(nn.Module):
 
     def anchors(self, map_sizes, sizes):
         """(K·A, 4) the anchors of all cells of maps of `map_sizes`, of a batch of images of `sizes`."""
-        anchors = []
-        for base, level, map_size in zip(self.anchor_base, self.levels, map_sizes, strict=True):
-            stride = level.stride
+        strides = self.strides(tuple(max(side) for side in zip(*sizes, strict=True)))
+        levels = zip(self.anchor_base, strides, map_sizes, strict=True)
+        return torch.cat([enumerate_shifted_anchor(base, stride, *map_size) for base, stride, map_size in levels])
+
+    def best_iou(self, bbox, sizes, border=0.0):
+        """What anchors can make of boxes: the IoU of each with the best anchor that takes part in training.
+
+        Args:
+            bbox: (R, 4) tensor, in pixels of prepared images.
+            sizes: R pairs (height, width) of these.
+            border: see `AnchorTargetCreator.allowed_border`.
+
+        Returns:
+            (R,) float64, 0..1.
+        """
+        cells = {size: list(zip(self.own_sizes(size), self.strides(size), strict=True)) for size in set(sizes)}
+        best = torch.zeros(len(bbox), dtype=torch.float64)
+        plus_one = self.convention.plus_one
+        for k, base in enumerate(self.make_anchor_base()):
+            map_size, stride = (torch.tensor([cells[size][k][n] for size in sizes]).reshape(-1, 2) for n in (0, 1))
+            boxes, base = pixel_edges(bbox, plus_one), pixel_edges(base, plus_one)
+            iou = best_anchor_iou(boxes, base, stride, map_size, torch.tensor(sizes).reshape(-1, 2), border)
+            best = torch.maximum(best, iou)
+        return best
+
+    def strides(self, size):
+        """Pixels between the anchors of each level, down and to the right, in a batch padded to `size` (H, W)."""
+        strides = []
+        for level in self.levels:
+            stride, map_size = (level.stride, level.stride), level.map_size(size)
             if self.convention.even_strides and 0 not in map_size:
-                padded = level.padded_size(max(side) for side in zip(*sizes, strict=True))
+                padded = level.padded_size(size)
                 stride = tuple(side // n_cell for side, n_cell in zip(padded, map_size, strict=True))
-            anchors.append(enumerate_shifted_anchor(base, stride, *map_size))
-        return torch.cat(anchors)
+            strides.append(stride)
+        return strides
 
     def own_sizes(self, size):
         """(height, width) in cells of each level's map of an image of `size` alone."""

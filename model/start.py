@@ -44,6 +44,14 @@ def new_model(opt, label_names):
     return with_threshold(opt, model)
 
 
+def described_model(opt, label_names, checkpoint):
+    """`training_model` without its weights: those of a checkpoint aside, nothing is read."""
+    if checkpoint is None:
+        return build_model(opt.model, len(label_names), label_names, **architecture_options(opt))
+    options = checkpoint_options(opt, checkpoint)
+    return model_from_checkpoint(checkpoint, label_names, finetune=bool(opt.finetune), **options)
+
+
 def detector(opt, checkpoint):
     """The model of a checkpoint, to predict with; options that were given override the checkpoint's own."""
     names = parse_label_names(opt.label_names) if opt.label_names else None

@@ -1,14 +1,17 @@
 """The commands on the kinds of data that people have, as a user runs them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.voc_dataset import VOCBboxDataset
 from misc.make_toy_voc import make_toy_voc
 from tests.test_train import SMALL, run
+from tests.voc_folder import annotation, make_voc, obj
 from utils.bbox_tools import yxyx2xywh
 
 QUIET = ["--visdom=False", "--use-adam=True", "--lr=0.001"]
@@ -75,3 +78,102 @@ def test_coco_that_is_not_there(toy):
         done = run(toy, "train", *SMALL, "--data=coco", *words, code=2)
         assert done.stderr.startswith(message)
         assert done.stderr.count("\n") == 1
+
+
+# What the data hold
+
+
+def test_check_tells_what_is_there(toy):
+    done = run(toy, "check", "--voc-data-dir=voc", "--model=tiny", "--min-size=96")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("train: 8 images, 5 of 80×96 px, ")
+    assert lines[-1] == "no problems: training reads all of it as it stands"
+    same = run(toy, "check", "--data=coco", "--coco-data-dir=coco", "--model=tiny", "--min-size=96")
+    assert same.stdout == done.stdout
+
+
+def test_check_names_each_problem(toy, tmp_path):
+    root = make_voc(tmp_path, {"a": annotation(obj()), "b": annotation(obj(xmax=5)), "c": "<a"}, train="a\nb\nc\nd")
+    done = run(tmp_path, "check", f"--voc-data-dir={root}", "--model=tiny", code=2)
+    for words in ("c.xml: ", "d.xml: the annotation is missing", "b.xml: box without area: cat ("):
+        assert sum(words in line for line in done.stdout.splitlines()) == 1, words
+    assert done.stderr == "error: 3 problems, named above: training would leave these out, or stop at them\n"
+    done = run(tmp_path, "train", *SMALL, f"--voc-data-dir={root}", "--visdom=False", code=2)
+    assert "c.xml" in done.stderr
+    assert "(and 1 more: python train.py check names all)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# Detections in files
+
+
+@pytest.fixture(scope="module")
+def trained(toy):
+    data = ["--data=coco", "--coco-data-dir=coco"]
+    run(toy, "train", *SMALL, *QUIET, *data, "--epoch=2", "--name=trained")
+    return toy
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+@pytest.mark.parametrize("form", ["found.json", "found"])
+def test_saved_detections_score_as_the_checkpoint(trained, kind, form):
+    """In either form, of either kind of data, with the pictures gone."""
+    data = [f"--data={kind}", f"--{kind}-data-dir={kind}", "--score-thresh=0.01"]
+    own = ["--load-path=runs/trained/last.pth", "--test-num-workers=0", f"--save-detections={kind}_{form}"]
+    run(trained, "eval", *data, *own, "--out=own.json")
+    if kind == "voc":
+        data[1] = "--voc-data-dir=bare"
+        for name in ("Annotations", "ImageSets"):
+            shutil.copytree(trained / "voc" / name, trained / "bare" / name, dirs_exist_ok=True)
+    run(trained, "eval", *data, f"--detections={kind}_{form}", "--out=theirs.json")
+    own, theirs = (json.loads((trained / f"{name}.json").read_text()) for name in ("own", "theirs"))
+    assert sum(own["n_det"]) > 0
+    assert own["n_det"] == theirs["n_det"]
+    for name in ("ap", "ap07"):
+        assert theirs[name] == pytest.approx(own[name], abs=1e-9)
+    assert theirs["coco"]["stats"] == pytest.approx(own["coco"]["stats"], abs=1e-9, nan_ok=True)
+
+
+def test_detections_of_others(shared_data, tmp_path):
+    """The published numbers, as a user gets them."""
+    folder = shared_data / "eval/coco100"
+    results = f"--detections={folder}/instances_val2014_fakebbox100_results.json"
+    done = run(tmp_path, "eval", "--data=coco", f"--coco-data-dir={folder}", "--val-split=val2014_100", results,
+               "--out=coco100.json")  # fmt: skip
+    assert "   AP 0.505   AP50 0.697   AP75 0.573    APs 0.586    APm 0.519    APl 0.501" in done.stdout
+    expected = json.loads((folder / "expected.json").read_text())["published_full"]
+    assert json.loads((tmp_path / "coco100.json").read_text())["coco"]["stats"] == pytest.approx(expected, abs=1e-10)
+
+
+def test_detections_that_do_not_fit(toy, tmp_path):
+    (tmp_path / "x.json").write_text('[{"image_id": 9, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1}]')
+    data = ["--data=coco", "--coco-data-dir=coco"]
+    for words, message in (
+        ([], "error: give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two\n"),
+        ([f"--detections={tmp_path}/x.json", "--load-path=x.pth"], "error: give --load-path, a checkpoint"),
+        ([f"--detections={tmp_path}/y.json"], f"error: --detections={tmp_path}/y.json: no such file or folder"),
+        ([f"--detections={tmp_path}/x.json"], f"error: --detections={tmp_path}/x.json: none of its boxes is of"),
+        ([f"--detections={tmp_path}/x.json", "--iou-thresh=2"], "error: --iou-thresh=2.0: must be from 0 to 1"),
+    ):
+        done = run(toy, "eval", *data, *words, code=2)
+        assert done.stderr.splitlines()[-1].startswith(message.rstrip("\n"))
+        assert done.stderr.count("\n") == 1
+
+
+def test_training_images_in_other_colours_and_parts(toy):
+    """All that is drawn for an image at once; a wrong strength or probability is one line."""
+    words = ["--voc-data-dir=voc", "--epoch=1", "--train-sizes=64,128", "--max-ratio=1.5"]
+    weights = {}
+    for name, more in (("plain", []), ("drawn", ["--jitter=0.5", "--scale-crop=0.8"])):
+        run(toy, "train", *SMALL, *QUIET, *words, *more, f"--name={name}")
+        file = torch.load(toy / f"runs/{name}/last.pth", weights_only=True)
+        assert (file["config"]["jitter"], file["config"]["scale_crop"]) == ((0.5, 0.8) if more else (0, 0))
+        weights[name] = torch.cat([tensor.flatten() for tensor in file["model"].values()])
+    assert weights["drawn"].isfinite().all()
+    assert not torch.equal(weights["drawn"], weights["plain"])
+    for word, told in (
+        ("--jitter=1.5", "--jitter=1.5: must be from 0 to 1"),
+        ("--scale-crop=often", "--scale-crop=often: must be a number"),
+    ):
+        done = run(toy, "train", *SMALL, "--voc-data-dir=voc", word, code=2)
+        assert done.stderr == f"error: {told}\n"

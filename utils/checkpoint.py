@@ -99,6 +99,30 @@ def as_checkpoint(path, content):
     return Checkpoint(str(path), state, **parts, optimizer=content.get("optimizer"), rng=content.get("rng"))
 
 
+def state_to_go_on_from(run_dir, options):
+    """The checkpoint from which an alternating run in this folder goes on, or None. Raises UserError for another run.
+
+    One that was stopped before its first whole epoch has none but `interrupted.pth`, and begins again.
+
+    Args:
+        options: name → value of all by which two runs differ; see `Config.that_decide`.
+    """
+    paths = [run_dir / name for name in ("last.pth", "interrupted.pth") if (run_dir / name).exists()]
+    state = read_checkpoint(paths[0]) if paths and not (run_dir / "step4.pth").exists() else None
+    if state is None or "alternating" not in state.other_info:
+        return None
+    for name, before in state.other_info.get("options", {}).items():
+        value = options.get(name, before)
+        if value != before:
+            raise UserError(
+                f"--name={run_dir.name}: was begun with --{name.replace('_', '-')}={before}, not {value}: to go on, "
+                "give the same options; for another run, another --name"
+            )
+    if paths[0].name == "interrupted.pth":
+        state.other_info["alternating"] = 0
+    return state
+
+
 def _bare_name(name):
     """The parameter's name without what DataParallel or a trainer's own state dict put before it."""
     for prefix in ("module.", "faster_rcnn."):

@@ -41,6 +41,14 @@ class Config:
     max_ratio: float | None = option(
         None, "data", "training images longer than so many short sides are cut around their boxes (jwyang's: 2)", low=1
     )
+    jitter: float = option(
+        0.0, "data", "how much colours of training images change: brightness, contrast, saturation times 1 ± this, "
+        "hue by a fifth of it in turns, all at most (SSD's: about 0.5)", low=0, high=1,
+    )  # fmt: skip
+    scale_crop: float = option(
+        0.0, "data", "probability with which only a part of a training image is taken, 0.3 to 1 of each side, with "
+        "a box's centre in it (SSD's: 0.86)", low=0, high=1,
+    )  # fmt: skip
     group_by_aspect: bool = option(False, "data", "batches of wide or of tall images, so that little is padded")
     num_workers: int = option(8, "data", "processes that load training images, at most one a core", low=0, high=256)
     test_num_workers: int = option(8, "data", "the same for evaluation", low=0, high=256)
@@ -135,7 +143,7 @@ class Config:
     compile: bool = option(False, "training", "let torch.compile fuse the network's layers; minutes at the start")
     # run
     name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
-    overwrite: bool = option(False, "run", "allow a folder that has checkpoints already")
+    overwrite: bool = option(False, "run", "allow a folder that has checkpoints, or in predict annotations, already")
     env: str = option("faster-rcnn", "run", "environment in visdom")
     port: int = option(8097, "run", "visdom's port", low=1, high=65535)
     visdom: bool = option(True, "run", "send losses and pictures to visdom")
@@ -160,8 +168,23 @@ class Config:
     max_dets: int | None = option(
         None, "evaluation", "boxes an image at most, the best; default: all, or the checkpoint's", low=1
     )
+    detections: str | None = option(
+        None, "evaluation", "file to score in place of a checkpoint: COCO's results.json, or VOC's comp4_det_test_*.txt"
+    )
+    save_detections: str | None = option(
+        None, "evaluation", "where to write what eval finds: COCO's form in a .json, VOC's in a folder"
+    )
+    iou_thresh: float = option(
+        0.5, "evaluation", "IoU from which a box is found, but for COCO's numbers", low=0, high=1
+    )
+    plus_one: bool = option(True, "evaluation", "a box of n pixels is n wide (VOC's), not n − 1, in that IoU")
     out: str | None = option(None, "prediction", "where to write; default: beside the checkpoint (eval), runs/predict")
-    image: str | None = option(None, "prediction", "a picture, a folder of pictures or a glob")
+    image: str | None = option(None, "prediction", "a picture, a video, a folder of them or a glob")
+    every: int = option(1, "prediction", "of a video, take every N-th frame", low=1)
+    save: tuple[str, ...] = option(
+        ("pictures", "json"), "prediction", "what predict writes, a,b: drawn pictures and videos, detections.json, "
+        "annotations and pictures as a VOC folder", choices=("pictures", "json", "voc"),
+    )  # fmt: skip
     # simple-faster-rcnn's, whose purpose is gone
     use_chainer: bool = option(False, "model", "gone: there is one implementation; refused if set")
 
@@ -279,7 +302,7 @@ def convert(name, value):
         value = tuple(
             _in_range(name, _scalar(name, item, item_kind, hint), meta) for item in items if str(item).strip()
         )
-        if not value and name.startswith("anchor"):
+        if not value and (name.startswith("anchor") or name == "save"):
             raise UserError(f"{flag(name)}: is empty; give {type_name(hint)}")
         return value
     return _in_range(name, _scalar(name, value, kind, hint), meta)

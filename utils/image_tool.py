@@ -15,6 +15,9 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.array_tool import totensor
 from utils.errors import UserError
+from utils.file_tool import whole_file
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 # What a network was trained on, by name: channel order, range, mean (in that order) and standard deviation.
 # `caffe_legacy` is simple-faster-rcnn's: the mean's RGB order was kept while the channels became BGR. Its checkpoints
@@ -60,11 +63,36 @@ def read_image(path, upright=True):
     return np.ascontiguousarray(rgb.transpose(2, 0, 1), dtype=np.float32)
 
 
-def image_size(path, upright=True):
-    """(H, W) of a picture file, from its header alone, as `read_image` gives it. Raises UserError likewise."""
+def image_sizes(path):
+    """(H, W) of a picture as `read_image` gives it upright, and (H, W) as it is stored, from its header alone.
+
+    Raises:
+        UserError: it can't be read, or ends early, as one does of which only a part was copied.
+    """
     with _opened(path) as file:
-        turned = upright and 5 <= _orientation(file) <= 8  # lies on its side
-        return (file.width, file.height) if turned else (file.height, file.width)
+        stored = file.height, file.width
+        turned = 5 <= _orientation(file) <= 8  # lies on its side
+        # something may follow a whole picture, so what has no end mark there is judged by decoding it
+        if not _has_end_mark(path, file.format):
+            file.load()
+    return stored[::-1] if turned else stored, stored
+
+
+_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+def _has_end_mark(path, kind):
+    mark = _END_MARKS.get(kind)
+    with open(path, "rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - 32))
+        return mark is not None and mark in file.read()
+
+
+def write_jpeg(path, rgb):
+    """Write (H, W, 3) uint8 RGB as a JPEG file that is at its place when it is whole."""
+    with whole_file(path) as partial:
+        Image.fromarray(rgb).save(partial, "JPEG", quality=95)
 
 
 def _orientation(file):

@@ -139,6 +139,34 @@ def enumerate_shifted_anchor(anchor_base, feat_stride, height, width):
     return (shift + anchor_base).reshape(-1, 4)
 
 
+def best_anchor_iou(bbox, anchor_base, feat_stride, map_size, img_size, border=0.0):
+    """The IoU of each box with the anchor that covers it best, without a look at all of them.
+
+    Of the anchors of one shape that one overlaps a box most whose centre is nearest, down and to the right apart.
+
+    Args:
+        bbox: (R, 4) boxes; here and in the next, edges.
+        anchor_base: (A, 4) anchors of the first cell.
+        feat_stride, map_size: (R, 2) pixels between the cells, and cells, of the map of each box's image.
+        img_size: (R, 2) pixels, (H, W).
+        border: pixels by which an anchor may reach over the image's edge.
+
+    Returns:
+        (R,) 0..1; 0 where no anchor fits in the image.
+    """
+    bbox, base = bbox.double()[:, None], anchor_base.double()[None]  # (R, 1, 4), (1, A, 4)
+    stride, n_cell, size = (own.double()[:, None] for own in (feat_stride, map_size, img_size))  # (R, 1, 2)
+    first = torch.ceil((-border - base[..., :2]) / stride).clamp(min=0)  # (R, A, 2) cells
+    last = torch.minimum(torch.floor((size + border - base[..., 2:]) / stride), n_cell - 1)
+    nearest = torch.round((bbox[..., :2] + bbox[..., 2:] - base[..., :2] - base[..., 2:]) / 2 / stride)
+    shift = torch.minimum(torch.maximum(nearest, first), last) * stride
+    top_left, bottom_right = base[..., :2] + shift, base[..., 2:] + shift
+    inter = (torch.minimum(bottom_right, bbox[..., 2:]) - torch.maximum(top_left, bbox[..., :2])).clamp(min=0).prod(-1)
+    areas = (base[..., 2:] - base[..., :2]).prod(-1) + (bbox[..., 2:] - bbox[..., :2]).prod(-1)
+    iou = inter / (areas - inter)
+    return (iou * (first <= last).all(dim=-1)).amax(dim=1)
+
+
 def crop_cells(x, map_sizes, own_sizes):
     """Rows of `x` that belong to the cells which an image has of its own within a padded batch.
 

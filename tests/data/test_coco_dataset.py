@@ -19,14 +19,14 @@ def read(tmp_path, *boxes, use_difficult=False, label_names=None, **others):
 def test_boxes_classes_and_areas(tmp_path):
     ds = read(tmp_path, box(area=55.5), box(category_id=90, bbox=(0.5, 0, 99.25, 80)))
     assert ds.label_names == ("cat", "dog", "owl")  # in the order of the ids
-    assert ds.category_ids == {"cat": 3, "dog": 7, "owl": 90}
+    assert ds.names.category_ids == {"cat": 3, "dog": 7, "owl": 90}
     img, bbox, label, difficult = ds[0]
     assert img.shape == (3, 80, 100)
     assert (bbox.dtype, label.dtype, difficult.dtype) == (np.float32, np.int32, bool)
     assert bbox.tolist() == [[20, 10, 60, 40], [0, 0.5, 80, 99.75]]  # 0-based edges
     assert label.tolist() == [0, 2]
     assert ds.area(0).tolist() == [55.5, np.float32(99.25 * 80)]  # the mask's; else the box's
-    assert (ds.ids, ds.image_ids, ds.size(0), ds.problems) == (["1"], [1], (80, 100), [])
+    assert (ds.ids, ds.names.image_ids, ds.size(0), ds.problems) == (["1"], [1], (80, 100), [])
     assert ds.path(0) == str(tmp_path / "val/a.jpg")
 
 

@@ -48,7 +48,7 @@ def test_example_has_the_contract_of_shapes_dtypes_and_corners(one, monkeypatch)
 
 def test_pixels_are_read_only_when_asked_for(tmp_path):
     root = make_voc(tmp_path, {"a": annotation(obj())})
-    (root / "JPEGImages" / "a.jpg").write_bytes(PICTURE[:60])  # the header is whole, the pixels are cut off
+    (root / "JPEGImages" / "a.jpg").write_bytes(PICTURE[:60] + PICTURE[-12:])  # header and end are whole
     ds = VOCBboxDataset(root)
     assert len(ds.get_annotation(0)[0]) == 1
     with pytest.raises(UserError, match=r"a\.jpg"):

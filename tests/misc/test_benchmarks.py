@@ -5,33 +5,69 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def rows_of(*words):
-    """The cells of the Markdown table that a benchmark prints, header first."""
-    done = subprocess.run([sys.executable, *words, "--device=cpu"], cwd=ROOT, capture_output=True, text=True)
+    return table_of(*words)[1]
+
+
+def table_of(*words):
+    """What a benchmark prints, and the cells of the Markdown table in it, header first."""
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("|") and not line.startswith("|---")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return done.stdout, [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_bench_ops_prints_a_row_for_each_operation():
-    header, *rows = rows_of("misc/bench_ops.py", "--only=Tiny")
+    header, *rows = rows_of("misc/bench_ops.py", "--device=cpu", "--only=Tiny")
     assert header == ["operation", "ours, ms", "torchvision, ms", "ratio"]
     assert [re.sub(",.*", "", row[0]) for row in rows] == ["RoI pooling", "RoI align"]
     assert all(float(cell) > 0 for row in rows for cell in row[1:])
 
 
+def test_bench_loading_prints_each_stage_of_both_ways(tmp_path):
+    for height, width in ((200, 90), (900, 1300)):  # pixels grow, and become fewer
+        y, x = np.mgrid[:height, :width]
+        pixels = np.stack([127 + 100 * np.sin(y / 9 + x / b) for b in (7, 8, 9)], axis=2).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{height}.jpg")
+    text, (header, *rows) = table_of("misc/bench_loading.py", f"--folder={tmp_path}", "--images=2", "--rounds=1")
+    assert header == ["stage", "simple-faster-rcnn's, ms", "img/s per core", "ours, ms", "img/s per core", "ratio"]
+    assert [row[0] for row in rows] == ["decode", "resize", "normalise", "all"]
+    cells = np.array([row[1:] for row in rows], float)
+    assert (cells > 0).all()
+    for ms, rate in ((0, 1), (2, 3)):
+        np.testing.assert_allclose(cells[:, rate], 1e3 / cells[:, ms], rtol=0.05)
+        assert cells[:3, ms].sum() == pytest.approx(cells[3, ms], rel=0.4)
+    (far,) = re.findall(r"differ by at most ([\d.]+) of 255", text)  # both do the same work
+    assert float(far) < 1
+
+
+def test_bench_eval_prints_both_evaluations_and_the_analyses():
+    header, *rows = rows_of("misc/bench_eval.py", "--images=200", "--detections=30", "--classes=3", "--rounds=1")
+    assert header == ["what", "seconds", "COCOeval's time to this", "peak memory, MB", "mAP"]
+    names = "COCOeval", "evaluate_detections", "precision_recall", "confusion_matrix", "error_analysis"
+    assert [re.sub(",.*", "", row[0]).strip("`") for row in rows] == list(names)
+    assert all(float(cell) > 0 for row in rows for cell in row[1:3])
+    coco, ours, *_, errors = (row[4] for row in rows)
+    assert ours == errors
+    assert float(ours) == pytest.approx(float(coco), abs=0.02)  # the area and 101 points of it
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["misc/bench_loading.py", "--folder=nowhere"], "--folder=nowhere: no *.jpg there; name a folder of pictures"),
         (["misc/bench_ops.py", "--device=cuda:99"], "argument --device: --device=cuda:99: there are"),
         (["misc/bench_train.py", "--device=gpu"], "argument --device: --device=gpu: must be auto, cpu, cuda"),
         (["misc/bench_train.py", "--size=600"], "argument --size: invalid numbers value: '600'"),
         (["misc/bench_train.py", "--batch-sizes=1,0"], "argument --batch-sizes: invalid numbers value: '1,0'"),
+        (["misc/bench_eval.py", "--images=0"], "argument --images: must be 1 or more"),
         (["misc/bench_train.py", "--device=cpu", "--amp=fp16"], "--amp=fp16: not on cpu"),
     ],
 )
@@ -43,7 +79,8 @@ def test_a_mistake_is_one_line(words, told):
 
 @pytest.mark.slow
 def test_bench_train_prints_both_ways_of_each_system():
-    header, *rows = rows_of("misc/bench_train.py", "--batch-sizes=1,2", "--rounds=1", "--size=128x160", "--amp=off")
+    words = ["--batch-sizes=1,2", "--rounds=1", "--size=128x160", "--amp=off", "--device=cpu"]
+    header, *rows = rows_of("misc/bench_train.py", *words)
     assert header[:3] == ["what", "batch", "ours, s"]
     assert [row[:2] for row in rows] == [["train", "1"], ["predict", "1"], ["train", "2"], ["predict", "2"]]
     for row in rows:

@@ -1,0 +1,102 @@
+"""utils/check_tool.py: its numbers by hand, and what it finds wrong."""
+
+import numpy as np
+import pytest
+
+from data.splits import open_split
+from data.voc_dataset import VOCBboxDataset
+from model import build_model
+from tests.voc_folder import annotation, make_voc, obj
+from utils.check_tool import anchor_line, best_anchor_ious, data_table, notices, say_what_is_there
+from utils.errors import UserError
+
+DIFFICULT = "<difficult>1</difficult>"
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Its prepared pictures are as large as those of `make_voc`, 100×80; anchors of 32 px, 8 px apart."""
+    return build_model("tiny", 2, min_size=80, max_size=100, anchor_scales=[4], anchor_ratios=[1])
+
+
+def voc(folder, use_difficult=True, label_names=None, **files):
+    return VOCBboxDataset(make_voc(folder, files), "trainval", label_names, use_difficult)
+
+
+def test_share_of_boxes_that_an_anchor_covers(tmp_path, model):
+    """One box is an anchor of a cell in the middle, one has a quarter of its area within it, one is difficult."""
+    stride, center = model.rpn.levels[0].stride, model.rpn.levels[0].center
+    first = 2 * stride + center - 16  # the anchor of the third cell
+    box = {"xmin": first + 1, "ymin": first + 1, "xmax": first + 33, "ymax": first + 33}
+    half = box | {"xmax": first + 17, "ymax": first + 17}
+    far = {"xmin": 1, "ymin": 1, "xmax": 3, "ymax": 3}
+    db = voc(tmp_path, a=annotation(obj(**box), obj("dog", **half), obj(**far, extra=DIFFICULT)))
+    np.testing.assert_allclose(best_anchor_ious(model, db), [1, 0.25], atol=1e-6)
+    assert anchor_line(model, db) == (
+        "anchors: some anchor covers 50.0 % of the boxes at IoU 0.5 and 50.0 % of the boxes at IoU 0.7"
+    )
+
+
+def test_table_by_hand(tmp_path, model):
+    cat = obj("cat", xmin=1, ymin=1, xmax=41, ymax=11)  # √400 = 20
+    db = voc(tmp_path, None, ("cat", "dog", "ox"), a=annotation(cat, cat, obj("dog", 1, 1, 11, 11, DIFFICULT)),
+             b=annotation(), c=annotation(obj("cat", 1, 1, 51, 51)))  # fmt: skip
+    db = VOCBboxDataset(db.data_dir, "trainval", db.label_names, use_difficult=True)
+    first, *rows = data_table(db, model).splitlines()
+    assert first == "trainval: 3 images, 3 of 100×80 px; 1 without a box"
+    cells = [row.split("  ") for row in rows]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in cells]
+    assert cells[0] == ["class", "images", "boxes", "difficult", "√area px", "IoU ≥ 0.5", "IoU ≥ 0.7"]
+    assert cells[1][:5] == ["cat", "2", "3", "0", "20 · 20 · 50"]
+    assert cells[2] == ["dog", "1", "1", "1", "10 · 10 · 10", "-", "-"]
+    assert cells[3] == ["ox", "0", "0", "0", "-", "-", "-"]
+    assert cells[4][:5] == ["all", "2", "4", "1", "10 · 20 · 50"]
+
+
+def test_a_set_without_a_box(tmp_path, model):
+    db = voc(tmp_path, True, ("cat",), a=annotation())
+    assert "1 without a box" in data_table(db, model)
+    assert anchor_line(model, db).count("- of the boxes") == 2
+
+
+def test_what_is_seldom_meant(tmp_path, capsys, model):
+    names = ("Traffic light", "cat", "dog", "traffic_light")
+    train = voc(tmp_path / "1", True, names, a=annotation(obj("cat"), obj("cat"), obj("dog"), obj("Traffic light")))
+    val = voc(tmp_path / "2", True, names, b=annotation(obj("traffic_light", 1, 1, 6, 6)))
+    lines = notices(train, val)
+    assert lines[0] == "classes with nearly the same name: Traffic light, traffic_light"
+    assert lines[1] == "classes without a box in trainval, but in trainval: traffic_light"
+    assert lines[2].startswith("the same box of the same class twice: ")
+    assert lines[2].endswith("a.jpg")
+    assert len(lines) == 3
+    assert notices(val, None) == lines[:1]
+    say_what_is_there(model, val, None)
+    assert "notice: no anchor covers half of the boxes of traffic_light at IoU 0.5: other" in capsys.readouterr().out
+
+
+def test_each_problem_with_its_file(tmp_path, capsys, model):
+    """What can't be read, then what would be left out, each on a line; and the exit code that scripts look at."""
+    files = {
+        "fine": annotation(obj()),
+        "cut": annotation(obj(xmax=300)),
+        "flat": annotation(obj(xmin=5, xmax=5)),
+        "broken": "<annotation>",
+        "gone": annotation(obj()),
+        "short": annotation(obj()),
+    }
+    root = make_voc(tmp_path, files)
+    (root / "JPEGImages/gone.jpg").unlink()
+    short = root / "JPEGImages/short.jpg"
+    short.write_bytes(short.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"\(and 2 more: python train.py check names all\)"):
+        open_split("voc", str(root), "trainval")
+    db = open_split("voc", str(root), "trainval", use_difficult=True, strict=False)
+    assert sorted(db.ids) == ["cut", "fine", "flat"]
+    with pytest.raises(UserError, match=r"^5 problems, named above"):
+        say_what_is_there(model, db, None)
+    lines = capsys.readouterr().out.splitlines()
+    for name, what in (("broken.xml", "no element found"), ("id 'gone'", "has no picture"), ("short.jpg", "broken"),
+                       ("cut.xml", "box cut to the picture"), ("flat.xml", "box without area")):  # fmt: skip
+        assert sum(name in line and what in line for line in lines) == 1, name
+    say_what_is_there(model, voc(tmp_path / "2", True, None, a=annotation(obj())), None)
+    assert capsys.readouterr().out.splitlines()[-1] == "no problems: training reads all of it as it stands"

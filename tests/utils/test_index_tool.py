@@ -1,0 +1,111 @@
+"""utils/index_tool.py: nothing is read twice, unless it changed."""
+
+import json
+import os
+
+import pytest
+
+from utils.errors import UserError
+from utils.index_tool import FileIndex
+
+
+class Reader:
+    """Reads a text, and counts how often it is asked."""
+
+    def __init__(self):
+        self.n = 0
+
+    def __call__(self, path):
+        self.n += 1
+        text = path.read_text()
+        if text == "bad":
+            raise UserError(f"{path}: bad")
+        return {"text": text}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "é.txt"
+    path.write_text("one")
+    return path
+
+
+def test_what_is_known_is_not_read_again(tmp_path, file):
+    read = Reader()
+    for n in (1, 1):
+        index = FileIndex(tmp_path / "deep/index.json")
+        assert index.get("text", file, read) == index.get("text", file, read) == {"text": "one"}
+        assert read.n == n
+        index.save()
+    assert index.get("other", file, lambda path: 7) == 7  # the same file, read for another purpose
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_what_changed_is_read_again(tmp_path, file, change):
+    read = Reader()
+    index = FileIndex(tmp_path / "index.json")
+    index.get("text", file, read)
+    index.save()
+    file.write_text("two" if change == "time" else "more")
+    if change == "time":  # clocks of file systems may be coarse
+        os.utime(file, ns=(5, file.stat().st_mtime_ns + 1))
+    else:
+        os.utime(file, ns=(5, 5))
+    again = FileIndex(tmp_path / "index.json")
+    assert again.get("text", file, read) == {"text": file.read_text()}
+    assert read.n == 2
+
+
+def test_errors_are_not_kept(tmp_path, file):
+    read = Reader()
+    index = FileIndex(tmp_path / "index.json")
+    file.write_text("bad")
+    for n in (1, 2):
+        with pytest.raises(UserError):
+            index.get("text", file, read)
+        assert read.n == n
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        index.get("text", file, read)
+
+
+def test_files_that_are_gone_are_forgotten(tmp_path, file):
+    index = FileIndex(tmp_path / "index.json")
+    index.get("text", file, Reader())
+    index.save()
+    file.unlink()
+    other = tmp_path / "other.txt"
+    other.write_text("x")
+    index.get("text", other, Reader())
+    index.save()
+    assert [key.partition(" ")[2] for key in json.loads((tmp_path / "index.json").read_text())["files"]] == [str(other)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "null", '{"version": 0, "files": {}}', '{"version": 1, "files": 3}', '{"version": 1}',
+             '{"version": 1, "files": {"text %s": 3}}', "\ud800"]
+)  # fmt: skip
+def test_a_damaged_index_is_as_none(tmp_path, file, text):
+    path = tmp_path / "index.json"
+    path.write_bytes(text.replace("%s", str(file)).encode(errors="surrogatepass"))
+    index = FileIndex(path)
+    assert index.get("text", file, Reader()) == {"text": "one"}
+    index.save()
+    read = Reader()
+    FileIndex(path).get("text", file, read)
+    assert read.n == 0
+
+
+def test_where_nothing_can_be_written(tmp_path, file):
+    (tmp_path / "file").write_text("")
+    index = FileIndex(tmp_path / "file/index.json")
+    assert index.get("text", file, Reader()) == {"text": "one"}
+    index.save()
+    FileIndex().save()
+
+
+def test_each_folder_has_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert FileIndex.of("a").path == FileIndex.of(tmp_path / "a").path != FileIndex.of("b").path
+    assert FileIndex.of("a").path.parent == tmp_path / "faster-rcnn"

@@ -1,0 +1,161 @@
+"""What a data set holds, and what training would make of it: `train.py check`.
+
+Letters: R boxes, L classes.
+"""
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import torch
+
+from utils.bbox_tools import resize_bbox
+from utils.cli_tool import say
+from utils.errors import UserError
+from utils.image_tool import resized_size
+
+_CHUNK = 50_000  # boxes that are compared with their anchors at a time
+COVERED = (0.5, 0.7)  # IoU: what a detection is judged by in VOC, and what makes any anchor a positive one
+
+
+def best_anchor_ious(model, db):
+    """(R,) float64: the IoU of each box of `db` that is not difficult with the anchor that covers it best.
+
+    Boxes are compared in the prepared pictures, with the anchors that take part in training (see
+    `RegionProposalNetwork.best_iou`); a picture that is drawn at another size each time, at `model.min_size`.
+    """
+    min_size, max_size, _, rule = model.preparation
+    bboxes, sizes = [np.empty((0, 4), np.float32)], []
+    for i in range(len(db)):
+        bbox, _, difficult = db.get_annotation(i)
+        size = resized_size(db.size(i), min_size, max_size, rule)
+        bboxes.append(resize_bbox(bbox[~difficult], db.size(i), size))
+        sizes += [size] * len(bboxes[-1])
+    bbox = torch.from_numpy(np.concatenate(bboxes))
+    starts = range(0, len(bbox), _CHUNK)
+    best = [model.rpn.best_iou(bbox[k : k + _CHUNK], sizes[k : k + _CHUNK], model.allowed_border) for k in starts]
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *best]).numpy()
+
+
+def anchor_line(model, db):
+    """One line: which share of the boxes some anchor covers."""
+    best = best_anchor_ious(model, db)
+    shares = " and ".join(f"{_percent(best >= iou)} of the boxes at IoU {iou}" for iou in COVERED)
+    return f"anchors: some anchor covers {shares}"
+
+
+def data_table(db, model):
+    """What `db`, opened with its difficult boxes, has: a few lines on its pictures, and a row for each class.
+
+    Of a class: pictures it is in, boxes, difficult ones among them, the sides of its boxes (√area in pixels of the
+    picture: the smallest, the median, the largest), and the share of those to be learned that some anchor of `model`
+    covers.
+    """
+    label, difficult, image, bbox = _columns(db)
+    best = np.full(len(label), np.nan)
+    best[~difficult] = best_anchor_ious(model, db)
+    side = np.sqrt((bbox[:, 2:] - bbox[:, :2]).prod(axis=1))
+    header = ("class", "images", "boxes", "difficult", "√area px", *(f"IoU ≥ {iou}" for iou in COVERED))
+    rows = [header]
+    for name, mask in [*((name, label == k) for k, name in enumerate(db.label_names)), ("all", label >= 0)]:
+        sides = side[mask]
+        shown = f"{sides.min():.0f} · {np.median(sides):.0f} · {sides.max():.0f}" if len(sides) else "-"
+        counts = (len(np.unique(image[mask])), mask.sum(), difficult[mask].sum())
+        learned = best[mask & ~difficult]
+        rows.append((name, *(f"{n:,}" for n in counts), shown, *(_percent(learned >= iou) for iou in COVERED)))
+    lines = [f"{db.split}: {len(db):,} images, {_sizes(db)}; {_empty(db):,} without a box"]
+    return "\n".join(lines + _aligned(rows))
+
+
+def notices(train_db, val_db):
+    """Lines about what is not wrong by itself, but seldom meant. `val_db` may be None."""
+    lines = []
+    alike = defaultdict(list)
+    for name in train_db.label_names:
+        alike["".join(filter(str.isalnum, name.casefold()))].append(name)
+    lines += [f"classes with nearly the same name: {', '.join(names)}" for names in alike.values() if len(names) > 1]
+    in_train = Counter(_columns(train_db)[0].tolist())
+    if val_db is not None:
+        only = [name for k, name in enumerate(val_db.label_names) if not in_train[k] and k in _columns(val_db)[0]]
+        lines += (
+            [f"classes without a box in {train_db.split}, but in {val_db.split}: {', '.join(only)}"] if only else []
+        )
+    for db in filter(None, (train_db, val_db)):
+        twice = [db.path(i) for i in range(len(db)) if _has_a_box_twice(db, i)]
+        if twice:
+            more = f" and {len(twice) - 1:,} more pictures" if len(twice) > 1 else ""
+            lines.append(f"the same box of the same class twice: {twice[0]}{more}")
+    return lines
+
+
+def say_what_is_there(model, train_db, val_db):
+    """Print the tables of both sets, `val_db` may be None, the notices, and each problem with its file.
+
+    Raises:
+        UserError: there are problems.
+    """
+    sets = [db for db in (train_db, val_db) if db is not None]
+    for db in sets:
+        say(f"{data_table(db, model)}\n")
+    for line in [*notices(train_db, val_db), *anchor_notices(model, train_db)]:
+        say(f"notice: {line}")
+    problems = [line for db in sets for line in problem_lines(db)]
+    for line in problems:
+        say(line)
+    if problems:
+        raise UserError(f"{len(problems):,} problems, named above: training would leave these out, or stop at them")
+    say("no problems: training reads all of it as it stands")
+
+
+def anchor_notices(model, db):
+    """A line on classes most of whose boxes no anchor covers."""
+    label, difficult, *_ = _columns(db)
+    label, best = label[~difficult], best_anchor_ious(model, db)
+    low = [name for k, name in enumerate(db.label_names) if (label == k).any() and
+           (best[label == k] >= COVERED[0]).mean() < 0.5]  # fmt: skip
+    advice = "other --anchor-scales or --anchor-ratios, or a larger --min-size, may find them"
+    return [f"no anchor covers half of the boxes of {', '.join(low)} at IoU {COVERED[0]}: {advice}"] if low else []
+
+
+def _columns(db):
+    """Of all R boxes: label, difficult, place of the image (R,), and box (R, 4)."""
+    rows = [db.get_annotation(i) for i in range(len(db))]
+    none = np.empty((0, 4), np.float32), np.empty(0, np.int32), np.empty(0, bool)
+    bbox, label, difficult = map(np.concatenate, zip(none, *rows, strict=True))
+    return label, difficult, np.repeat(np.arange(len(db)), [len(row[1]) for row in rows]), bbox
+
+
+def _has_a_box_twice(db, i):
+    bbox, label, _ = db.get_annotation(i)
+    return len(np.unique(np.column_stack([bbox, label]), axis=0)) < len(label)
+
+
+def _sizes(db):
+    """Of a few sizes how often each is there, of many the smallest and the largest side."""
+    sizes = Counter(db.size(i) for i in range(len(db)))
+    if len(sizes) <= 3:
+        return ", ".join(f"{n:,} of {width}×{height} px" for (height, width), n in sizes.most_common())
+    short, long = min(map(min, sizes)), max(map(max, sizes))
+    median = np.median([size for size, n in sizes.items() for _ in range(n)], axis=0)
+    return f"sides from {short} to {long} px, at the median {median[1]:.0f}×{median[0]:.0f}"
+
+
+def _empty(db):
+    return sum(len(db.get_annotation(i)[1]) == 0 for i in range(len(db)))
+
+
+def _percent(mask):
+    return f"{100 * mask.mean():.1f} %" if len(mask) else "-"
+
+
+def _aligned(rows):
+    """Rows of texts as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
+def problem_lines(db):
+    """A line for each thing that training would leave out or change, by file; first what can't be read at all."""
+    return [*db.faults, *(f"{problem.path}: {problem.what}" for problem in sorted(db.problems))]

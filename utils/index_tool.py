@@ -1,0 +1,62 @@
+"""What was read from many small files, kept for the next run: opening them again is what a start would wait for."""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from utils.file_tool import whole_file
+
+_VERSION = 1  # of what the readers keep here: another one is read anew
+
+
+class FileIndex:
+    """Values read from files; one whose size or time of change is another is read again.
+
+    Args:
+        path: where it is kept; None keeps nothing.
+    """
+
+    def __init__(self, path: str | os.PathLike | None = None):
+        self.path = path and Path(path)
+        self._known, self._changed = {}, False
+        if path:  # a damaged one is as none: it holds nothing that is not in the files
+            with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                stored = json.loads(self.path.read_bytes())
+                if stored.get("version") == _VERSION:
+                    self._known = dict(stored["files"])
+
+    @classmethod
+    def of(cls, folder: str | os.PathLike) -> "FileIndex":
+        """The index of a folder of data, in the user's cache folder: the data's own may be read-only."""
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        name = hashlib.sha256(os.path.realpath(folder).encode(errors="surrogatepass")).hexdigest()[:16]
+        return cls(Path(cache, "faster-rcnn", f"index-{name}.json"))
+
+    def get(self, kind: str, path: str | os.PathLike, read):
+        """`read(path)`, or what it was when the file was the same. What `read` raises is not kept.
+
+        Args:
+            kind: what is read, since a file may be read for two purposes.
+            read: path → something that JSON can hold.
+        """
+        try:
+            now = os.stat(path)
+        except OSError:
+            return read(path)  # says what is wrong
+        key, stamp = f"{kind} {os.path.abspath(path)}", [now.st_mtime_ns, now.st_size]
+        entry = self._known.get(key)
+        if isinstance(entry, list) and entry[:2] == stamp:
+            return entry[2]
+        value = read(path)
+        self._known[key], self._changed = [*stamp, value], True
+        return value
+
+    def save(self):
+        """Keep what is new, without the files that are gone. Where it can't be written, the next run reads again."""
+        if self.path and self._changed:
+            files = {key: entry for key, entry in self._known.items() if os.path.exists(key.partition(" ")[2])}
+            with suppress(OSError, UnicodeError), whole_file(self.path) as partial:
+                partial.write_text(json.dumps({"version": _VERSION, "files": files}), "utf-8")
+            self._changed = False
