@@ -51,7 +51,7 @@ from utils.cli_tool import (
     workers,
 )
 from utils.config import opt
-from utils.detections import write_detections
+from utils.detections import Names, make_room_for_detections, write_detections
 from utils.errors import UserError
 from utils.inference_tool import detect_all, evaluate_model, propose_all
 from utils.label_names import parse_label_names
@@ -209,6 +209,8 @@ def evaluate_command(*args, **kwargs):
     stem = Path(opt.detections) if opt.detections else Path(os.path.splitext(opt.load_path)[0])
     path = Path(opt.out or stem.with_name(f"{stem.name}_eval_{opt.val_split}.json"))
     make_room(path)
+    if opt.save_detections:
+        make_room_for_detections(opt.save_detections)
     if opt.detections:
         names = parse_label_names(opt.label_names) if opt.label_names else None
         db, found = open_scored(opt.data, opt.data_dir, opt.val_split, opt.detections, names, opt.test_num)
@@ -226,10 +228,12 @@ def evaluate_command(*args, **kwargs):
             "score_thresh": model.score_thresh,
             "nms_thresh": model.nms_thresh,
         }
+    names = names or db.label_names
     if opt.save_detections:
-        write_detections(opt.save_detections, found, db.names, opt.val_split)
+        called = db.names if names == db.label_names else Names(db.names.image_ids, {names[0]: 1})
+        write_detections(opt.save_detections, found, called, opt.val_split)
     about |= {"data_dir": opt.data_dir, "split": opt.val_split, "n_images": len(found)}
-    scores = score(found, db, names or db.label_names, iou_thresh=opt.iou_thresh, plus_one=opt.plus_one)
+    scores = score(found, db, names, iou_thresh=opt.iou_thresh, plus_one=opt.plus_one)
     say(scores.text())
     say(f"written to {', '.join(map(str, scores.write(path, about)))}")
 

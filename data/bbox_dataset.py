@@ -223,7 +223,7 @@ def label_of(path: str, name: str, label_names: tuple[str, ...]) -> int:
         return label_names.index(name)
     by_lower = {known.lower(): known for known in label_names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    advice = f"did you mean {by_lower[near[0]]!r}?" if near else "correct the name or add it to label_names"
+    advice = f"did you mean {by_lower[near[0]]!r}?" if near else "correct it, or name it in --label-names"
     known = ", ".join(label_names) or "none"
     raise UserError(f"{path}: class {name!r} is not one of the known classes ({known}); {advice}")
 

@@ -91,10 +91,7 @@ class VOCBboxDataset(BboxDataset):
         index = index or FileIndex()
         files = _index_files(data_dir, pictures)
         listed, problems = _read_ids(data_dir, split, files)
-        paths, faults = {}, []
-        for image_id in listed:
-            with noting(faults):
-                paths[image_id] = _picture_path(data_dir, split, files, image_id) if pictures else None
+        paths, faults = _picture_paths(data_dir, split, files, listed, pictures)
         annotations, own_faults = _read_annotations(data_dir, paths, index)
         faults += own_faults
         label_names = _names_in(annotations.values()) if label_names is None else check_names(label_names)
@@ -130,9 +127,13 @@ def find_label_names(
         UserError: as `VOCBboxDataset`, pictures aside.
     """
     data_dir = os.fspath(data_dir)
-    files = _index_files(data_dir, pictures)
-    ids = {image_id: None for split in splits for image_id in _read_ids(data_dir, split, files)[0]}
-    annotations, faults = _read_annotations(data_dir, ids, index or FileIndex())
+    files, ids, faults = _index_files(data_dir, pictures), {}, []
+    for split in splits:
+        paths, own_faults = _picture_paths(data_dir, split, files, _read_ids(data_dir, split, files)[0], pictures)
+        ids |= paths
+        faults += own_faults
+    annotations, own_faults = _read_annotations(data_dir, ids, index or FileIndex())
+    faults += own_faults
     if strict:
         refuse(faults)
     return _names_in(annotations.values())
@@ -218,6 +219,15 @@ def _read_bytes(path: str) -> bytes:
         raise  # the callers know what is missing
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its rights") from None
+
+
+def _picture_paths(data_dir: str, split: str, files: dict[str, str], ids: Sequence[str], pictures: bool):
+    """id → path, None without `pictures`, of those that are there, and a line for each of the others."""
+    paths, faults = {}, []
+    for image_id in ids:
+        with noting(faults):
+            paths[image_id] = _picture_path(data_dir, split, files, image_id) if pictures else None
+    return paths, faults
 
 
 def _picture_path(data_dir: str, split: str, pictures: dict[str, str], image_id: str) -> str:

@@ -153,6 +153,7 @@ def test_detections_that_do_not_fit(toy, tmp_path):
         ([f"--detections={tmp_path}/x.json", "--load-path=x.pth"], "error: give --load-path, a checkpoint"),
         ([f"--detections={tmp_path}/y.json"], f"error: --detections={tmp_path}/y.json: no such file or folder"),
         ([f"--detections={tmp_path}/x.json"], f"error: --detections={tmp_path}/x.json: none of its boxes is of"),
+        ([f"--detections={tmp_path}/x.json", "--save-detections=voc/made_by_make_toy_voc.txt"], "error: --save-detect"),
         ([f"--detections={tmp_path}/x.json", "--iou-thresh=2"], "error: --iou-thresh=2.0: must be from 0 to 1"),
     ):
         done = run(toy, "eval", *data, *words, code=2)

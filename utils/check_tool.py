@@ -98,7 +98,7 @@ def say_what_is_there(model, train_db, val_db):
         say(f"{data_table(db, model)}\n")
     for line in [*notices(train_db, val_db), *anchor_notices(model, train_db)]:
         say(f"notice: {line}")
-    problems = [line for db in sets for line in problem_lines(db)]
+    problems = dict.fromkeys(line for db in sets for line in problem_lines(db))  # once, if the sets share a picture
     for line in problems:
         say(line)
     if problems:

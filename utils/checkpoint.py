@@ -72,7 +72,7 @@ def read_torch_file(path):
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not a checkpoint; name a file in it, such as best.pth") from None
     except pickle.UnpicklingError as error:
-        foreign = "Unsupported global" in str(error) or "Unsupported class" in str(error)
+        foreign = any(f"unsupported {what}" in str(error).lower() for what in ("global", "class"))
         reason = "it holds objects beside tensors and plain values" if foreign else "not a torch file"
         raise UserError(f"{path}: not a checkpoint that can be loaded safely ({reason}); choose another file") from None
     except Exception:  # torch's readers answer damaged files with whatever breaks first, struct.error for one

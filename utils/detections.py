@@ -54,7 +54,7 @@ def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, 
     path = Path(path)
     if not path.exists():
         raise UserError(f"--detections={path}: no such file or folder; check the path")
-    read = _read_coco_results if path.is_file() and path.suffix.lower() == ".json" else _read_voc_results
+    read = _read_coco_results if path.is_file() and _is_json(path) else _read_voc_results
     image, xyxy, label, score = read(path, names)
     known = image >= 0
     if len(known) and not known.any():
@@ -68,9 +68,24 @@ def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, 
     return Detections(*(np.split(column, ends) for column in columns)), int((~known).sum())
 
 
+def make_room_for_detections(path):
+    """Make the folder that `write_detections` will write to, and refuse a path that can't be one: before the work."""
+    path = Path(path)
+    try:
+        (path.parent if _is_json(path) else path).mkdir(parents=True, exist_ok=True)
+        if _is_json(path) and path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+    except OSError as error:
+        raise UserError(f"--save-detections={path}: can't be written ({error.strerror}); choose another") from None
+
+
+def _is_json(path):
+    return Path(path).suffix.lower() == ".json"
+
+
 def write_detections(path, detections: Detections, names: Names, split="test"):
     """COCO's results, where `path` ends in .json, else a folder of VOC's. Raises UserError if it can't be written."""
-    if str(path).lower().endswith(".json"):
+    if _is_json(path):
         write_coco_results(path, detections, names)
     else:
         write_voc_results(path, detections, names, split)

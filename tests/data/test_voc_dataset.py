@@ -351,7 +351,7 @@ def test_given_names_set_the_labels_and_are_stripped(one):
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"), [("Person", "did you mean 'person'?"), ("persn", "'person'?"), ("qqq", "label_names")]
+    ("name", "advice"), [("Person", "did you mean 'person'?"), ("persn", "'person'?"), ("qqq", "--label-names")]
 )
 def test_unknown_class_is_refused_with_the_nearest(tmp_path, name, advice):
     unusable = obj(name, 5, 5, 5, 5, "<difficult>1</difficult>")  # a misspelt name is a mistake in any object

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.detections import Detections, Names, read_detections, write_coco_results, write_voc_results
+from utils.detections import (
+    Detections,
+    Names,
+    make_room_for_detections,
+    read_detections,
+    write_coco_results,
+    write_voc_results,
+)
 from utils.errors import UserError
 
 NAMES = Names(["000005", "photo 1", "x"], {"bus": 3, "minibus": 90, "a/b": 1})
@@ -158,3 +165,13 @@ def test_a_place_that_takes_no_file(form, tmp_path):
         (tmp_path / name).write_text("a file")
     with pytest.raises(UserError, match="can't be written"):
         write(form, tmp_path, TWO)
+
+
+@pytest.mark.parametrize("name", ["file/x.json", "file/x", "file", "folder.json"])
+def test_such_a_place_is_refused_before_the_work(name, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(UserError, match=r"^--save-detections=.*: can't be written"):
+        make_room_for_detections(tmp_path / name)
+    make_room_for_detections(tmp_path / "new/x.json")
+    make_room_for_detections(tmp_path / "new/folder")

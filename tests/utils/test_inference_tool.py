@@ -1,14 +1,16 @@
 """utils/inference_tool.py with a stand-in for the detector, that knows what it sees by a picture's brightness."""
 
+import tracemalloc
 import weakref
 
 import numpy as np
 import pytest
 import torch
 
+from data.dataset import TestDataset, test_loader
 from model import build_model
 from tests.stand_in import TWO, Detector
-from utils.inference_tool import evaluate_model, propose_all
+from utils.inference_tool import detect_all, evaluate_model, propose_all
 
 # evaluate_model
 
@@ -63,6 +65,48 @@ def test_evaluate_keeps_no_picture():
     result = evaluate_model(Detector({}), many())
     assert len(alive) == 60
     assert result.n_gt.sum() == 40
+
+
+class ManyPictures:
+    """A data set of 20,000 made pictures, each with true boxes."""
+
+    def __len__(self):
+        return 20_000
+
+    def get_example(self, i):
+        img = np.full((3, 32, 32), i % 251, np.float32)
+        return img, np.ones((9, 4), np.float32), np.zeros(9, np.int32), np.zeros(9, bool)
+
+
+def test_memory_of_20000_images_is_that_of_their_detections():
+    """Through the loader of `train.py eval`: neither pictures nor true boxes are held."""
+    boxes = [((0.0, 0.0, 10.0, 10.0), 0, 0.5)] * 100
+    detector = Detector(dict.fromkeys(range(251), boxes))
+    detector.calls = Forgetful()
+    loader = test_loader(TestDataset(ManyPictures(), raw=True))
+    held, n_done = {}, 0
+
+    def note(n):
+        nonlocal n_done
+        n_done += n
+        if n_done in (1_000, 20_000):
+            held[n_done] = tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    found = detect_all(detector, loader, note, n_together=8, raw=True)
+    tracemalloc.stop()
+    arrays = [array for column in found for array in column[1_000:]]
+    n_bytes = sum(array.nbytes for array in arrays)
+    assert len(found) == 20_000
+    grown = held[20_000] - held[1_000]
+    assert n_bytes <= grown <= n_bytes + 160 * len(arrays)  # an array of numpy's is itself an object of 112 bytes
+
+
+class Forgetful(list):
+    """What a stand-in notes would be counted as well."""
+
+    def append(self, _):
+        pass
 
 
 def test_evaluate_gives_each_image_its_own_rois():

@@ -1,0 +1,17 @@
+"""misc/mistakes.py: each mistake is one line and exit code 2, and the page in docs/ says what is said today."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_each_mistake_is_the_line_in_the_docs():
+    done = subprocess.run([sys.executable, "misc/mistakes.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]  # it looks for tracebacks, silence and runs that went on
+    page = (ROOT / "docs/mistakes.md").read_text("utf-8")
+    assert done.stdout == page, "python misc/mistakes.py > docs/mistakes.md"
+    lines = re.findall(r"^\| .* \| `(.*)` \|$", page, re.MULTILINE)
+    assert len(lines) >= 60
