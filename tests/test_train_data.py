@@ -178,3 +178,34 @@ def test_training_images_in_other_colours_and_parts(toy):
     ):
         done = run(toy, "train", *SMALL, "--voc-data-dir=voc", word, code=2)
         assert done.stderr == f"error: {told}\n"
+
+
+# Real photographs
+
+
+def test_photographs_of_coco_train_evaluate_and_predict(shared_data, tmp_path):
+    """80 classes with gaps in their ids, crowds, pictures that are not RGB."""
+    data = ["--data=coco", f"--coco-data-dir={shared_data}/coco_subset", "--val-split=val2017"]
+    words = ["--train-split=train2017", "--max-iter=3", "--test-num=12", "--name=coco", "--draw=2"]
+    done = run(tmp_path, "train", *SMALL, *QUIET, *data, *words)
+    assert "train2017: 100 images" in done.stdout
+    assert "val2017: 50 images" in done.stdout
+    assert len(list((tmp_path / "runs/coco/detections").glob("*.jpg"))) == 2
+    checkpoint = "--load-path=runs/coco/last.pth"
+    run(tmp_path, "eval", checkpoint, *data, "--test-num=12", "--score-thresh=0", "--out=coco.json")
+    document = json.loads((tmp_path / "coco.json").read_text())
+    assert (document["n_images"], len(document["label_names"])) == (12, 80)
+    run(tmp_path, "predict", checkpoint, f"--image={shared_data}/coco_subset/val2017/*1.jpg", "--save=json")
+    n = len(list((shared_data / "coco_subset/val2017").glob("*1.jpg")))
+    assert len(json.loads((tmp_path / "runs/predict/detections.json").read_text())["images"]) == n > 0
+
+
+def test_check_names_the_two_boxes_without_area(shared_data, tmp_path):
+    done = run(
+        tmp_path, "check", f"--voc-data-dir={shared_data}/bccd", "--train-split=trainval", "--model=tiny", code=2
+    )
+    lines = [line for line in done.stdout.splitlines() if "box without area" in line]
+    assert len(lines) == 2
+    assert "BloodImage_00338.xml: box without area: RBC (ymin 337, xmin 504, ymax 337, xmax 504)" in lines[0]
+    assert "BloodImage_00343.xml: box without area: RBC (ymin 329, xmin 181, ymax 329, xmax 181)" in lines[1]
+    assert done.stderr == "error: 2 problems, named above: training would leave these out, or stop at them\n"
