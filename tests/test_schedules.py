@@ -17,6 +17,7 @@ from misc.make_toy_voc import make_toy_voc
 from model import build_model, load_model
 from tests.test_train import ROOT, SMALL, run
 from tests.test_trainer import BOXES, LABELS, images, make_trainer
+from tests.voc_folder import break_in_the_middle
 from trainer import FasterRCNNTrainer
 from utils.config import Config
 
@@ -253,7 +254,7 @@ def test_stopped_in_its_first_epoch_it_begins_again(home, alternated, tmp_path):
     words = [*TRAIN, "--schedule=alternating", "--epoch=2", "--name=four"]
     picture = tmp_path / f"toy/JPEGImages/{[*EpochSampler(8)][-1] + 1:06}.jpg"  # the last of the first epoch
     whole = picture.read_bytes()
-    picture.write_bytes(whole[:900])  # its header is there
+    break_in_the_middle(picture)
     assert "state is in" in run(tmp_path, *words, code=2).stderr
     picture.write_bytes(whole)
     assert [path.name for path in (tmp_path / "runs/four").iterdir()] == ["interrupted.pth"]

@@ -13,11 +13,11 @@ import fire
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from data.dataset import EpochSampler
 from misc.make_toy_voc import CLASSES, make_toy_voc
 from model import FasterRCNNVGG16
+from tests.voc_folder import break_in_the_middle
 from utils.cli_tool import run_command
 from utils.config import Config, opt
 from utils.label_names import VOC_BBOX_LABEL_NAMES
@@ -143,10 +143,7 @@ def test_a_picture_that_breaks_in_mid_run_is_one_line_and_nothing_is_lost(home, 
     shutil.copytree(home / "toy", tmp_path / "toy")
     last = [*EpochSampler(8)][-1]  # in the order of the first epoch: seven steps come before it
     picture = tmp_path / f"toy/JPEGImages/{last + 1:06}.jpg"
-    with Image.open(picture) as whole:
-        whole.save(picture, "PNG")
-    content = picture.read_bytes()
-    picture.write_bytes(content[:60] + content[-12:])  # header and end are whole: only decoding it tells
+    break_in_the_middle(picture)
     words = ["--voc-data-dir=toy", "--epoch=3", "--visdom=False", "--name=hurt", "--batch-size=1", "--num-workers=1"]
     done = run(tmp_path, "train", *SMALL[:3], *words, code=2)
     assert picture.name in done.stderr.splitlines()[-1]

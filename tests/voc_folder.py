@@ -27,6 +27,14 @@ def picture_bytes() -> bytes:
 PICTURE = picture_bytes()
 
 
+def break_in_the_middle(picture: Path):
+    """Leave header and end of a picture: that it can't be decoded is seen only when that is tried."""
+    with Image.open(picture) as whole:
+        whole.save(picture, "PNG")
+    content = picture.read_bytes()
+    picture.write_bytes(content[:60] + content[-12:])
+
+
 def make_voc(root: Path, files: dict[str, str | bytes], picture=".jpg", **lists: str | bytes) -> Path:
     """A VOC folder with an annotation and a picture for each id; `trainval` lists all unless given."""
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
