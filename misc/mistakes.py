@@ -208,6 +208,7 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("neither yes nor no", None, TRAIN + "--use-adam=maybe"),
         ("not a number", None, TRAIN + "--lr=nan"),
         ("too much jitter", None, TRAIN + "--jitter=2"),
+        ("a probability in words", None, TRAIN + "--scale-crop=often"),
         ("an unknown model", None, TRAIN + "--model=vgg61"),
         ("an unknown device", None, TRAIN + "--device=gpu"),
         ("float16 on a CPU", None, TRAIN + "--device=cpu --amp=fp16"),
@@ -250,7 +251,9 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
          text("comp4_det_test_cat.txt", "v 0.5 1 2 3\n"), EVAL + "comp4_det_test_cat.txt"),
         ("VOC's of an unknown class", text("comp4_det_test_lion.txt", ""), EVAL + "comp4_det_test_lion.txt"),
         ("a folder without any", None, EVAL + "voc"),
+        ("an IoU above 1", results(), EVAL + "found.json --iou-thresh=2"),
         ("a place that takes no file", results(), EVAL + "found.json --out=tiny.pth/x.json"),
+        ("a place that takes no detections", results(), EVAL + "found.json --save-detections=tiny.pth/x.json"),
     ],
     "Pictures and videos to predict on": [
         ("nothing named", None, PREDICT.replace(" --image=", "")),

@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from data.splits import open_split
 from data.voc_dataset import VOCBboxDataset
 from misc.make_toy_voc import make_toy_voc
 from tests.test_train import SMALL, run
 from tests.voc_folder import annotation, make_voc, obj
 from utils.bbox_tools import yxyx2xywh
+from utils.detections import read_detections, write_detections
 
 QUIET = ["--visdom=False", "--use-adam=True", "--lr=0.001"]
 
@@ -53,8 +55,8 @@ def test_coco_trains_as_voc_does(toy):
         path = f"--load-path=runs/{kind}/best.pth"
         run(toy, "eval", path, *data, "--test-num-workers=0", f"--out={kind}.json")
         results[kind] = json.loads((toy / f"{kind}.json").read_text())
-        done = run(toy, "propose", path, *data, "--test-num-workers=0")
-        assert "proposals for 5 images" in done.stdout
+    done = run(toy, "propose", path, *data, "--test-num-workers=0")  # of COCO's form
+    assert "proposals for 5 images" in done.stdout
     assert results["voc"]["data_dir"] == "voc"
     assert results["coco"]["ap"] == results["voc"]["ap"]
     assert results["coco"]["label_names"] == results["voc"]["label_names"]
@@ -68,16 +70,6 @@ def test_a_union_trains(toy):
     assert "val + val: 10 images" in done.stdout
     done = run(toy, "train", *SMALL, *data[:1], "--train-split=a,b,c", code=2)
     assert done.stderr.strip() == ("error: a,b,c: 3 splits for 2 folders (voc,voc); name one split, or one for each")
-
-
-def test_coco_that_is_not_there(toy):
-    for words, message in (
-        (["--coco-data-dir=none"], "error: none: no such folder; give the one that has COCO's annotations/"),
-        (["--coco-data-dir=coco", "--train-split=no"], "error: coco/annotations/instances_no.json: no such file"),
-    ):
-        done = run(toy, "train", *SMALL, "--data=coco", *words, code=2)
-        assert done.stderr.startswith(message)
-        assert done.stderr.count("\n") == 1
 
 
 # What the data hold
@@ -95,7 +87,7 @@ def test_check_tells_what_is_there(toy):
 def test_check_names_each_problem(toy, tmp_path):
     root = make_voc(tmp_path, {"a": annotation(obj()), "b": annotation(obj(xmax=5)), "c": "<a"}, train="a\nb\nc\nd")
     done = run(tmp_path, "check", f"--voc-data-dir={root}", "--model=tiny", code=2)
-    for words in ("c.xml: ", "d.xml: the annotation is missing", "b.xml: box without area: cat ("):
+    for words in ("c.xml: ", "id 'd' has no picture", "b.xml: box without area: cat ("):
         assert sum(words in line for line in done.stdout.splitlines()) == 1, words
     assert done.stderr == "error: 3 problems, named above: training would leave these out, or stop at them\n"
     done = run(tmp_path, "train", *SMALL, f"--voc-data-dir={root}", "--visdom=False", code=2)
@@ -115,23 +107,27 @@ def trained(toy):
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])
-@pytest.mark.parametrize("form", ["found.json", "found"])
-def test_saved_detections_score_as_the_checkpoint(trained, kind, form):
+def test_saved_detections_score_as_the_checkpoint(trained, kind):
     """In either form, of either kind of data, with the pictures gone."""
     data = [f"--data={kind}", f"--{kind}-data-dir={kind}", "--score-thresh=0.01"]
-    own = ["--load-path=runs/trained/last.pth", "--test-num-workers=0", f"--save-detections={kind}_{form}"]
+    own = ["--load-path=runs/trained/last.pth", "--test-num-workers=0", f"--save-detections={kind}_found.json"]
     run(trained, "eval", *data, *own, "--out=own.json")
+    own = json.loads((trained / "own.json").read_text())
+    assert sum(own["n_det"]) > 0
+    db = open_split(kind, str(trained / kind), "val", own["label_names"])
+    found, _ = read_detections(trained / f"{kind}_found.json", db.names)
+    write_detections(trained / f"{kind}_found", found, db.names)
     if kind == "voc":
         data[1] = "--voc-data-dir=bare"
         for name in ("Annotations", "ImageSets"):
-            shutil.copytree(trained / "voc" / name, trained / "bare" / name, dirs_exist_ok=True)
-    run(trained, "eval", *data, f"--detections={kind}_{form}", "--out=theirs.json")
-    own, theirs = (json.loads((trained / f"{name}.json").read_text()) for name in ("own", "theirs"))
-    assert sum(own["n_det"]) > 0
-    assert own["n_det"] == theirs["n_det"]
-    for name in ("ap", "ap07"):
-        assert theirs[name] == pytest.approx(own[name], abs=1e-9)
-    assert theirs["coco"]["stats"] == pytest.approx(own["coco"]["stats"], abs=1e-9, nan_ok=True)
+            shutil.copytree(trained / "voc" / name, trained / "bare" / name)
+    for form in ("found.json", "found"):
+        run(trained, "eval", *data, f"--detections={kind}_{form}", "--out=theirs.json")
+        theirs = json.loads((trained / "theirs.json").read_text())
+        assert own["n_det"] == theirs["n_det"]
+        for name in ("ap", "ap07"):
+            assert theirs[name] == pytest.approx(own[name], abs=1e-9)
+        assert theirs["coco"]["stats"] == pytest.approx(own["coco"]["stats"], abs=1e-9, nan_ok=True)
 
 
 def test_detections_of_others(shared_data, tmp_path):
@@ -145,24 +141,8 @@ def test_detections_of_others(shared_data, tmp_path):
     assert json.loads((tmp_path / "coco100.json").read_text())["coco"]["stats"] == pytest.approx(expected, abs=1e-10)
 
 
-def test_detections_that_do_not_fit(toy, tmp_path):
-    (tmp_path / "x.json").write_text('[{"image_id": 9, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1}]')
-    data = ["--data=coco", "--coco-data-dir=coco"]
-    for words, message in (
-        ([], "error: give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two\n"),
-        ([f"--detections={tmp_path}/x.json", "--load-path=x.pth"], "error: give --load-path, a checkpoint"),
-        ([f"--detections={tmp_path}/y.json"], f"error: --detections={tmp_path}/y.json: no such file or folder"),
-        ([f"--detections={tmp_path}/x.json"], f"error: --detections={tmp_path}/x.json: none of its boxes is of"),
-        ([f"--detections={tmp_path}/x.json", "--save-detections=voc/made_by_make_toy_voc.txt"], "error: --save-detect"),
-        ([f"--detections={tmp_path}/x.json", "--iou-thresh=2"], "error: --iou-thresh=2.0: must be from 0 to 1"),
-    ):
-        done = run(toy, "eval", *data, *words, code=2)
-        assert done.stderr.splitlines()[-1].startswith(message.rstrip("\n"))
-        assert done.stderr.count("\n") == 1
-
-
 def test_training_images_in_other_colours_and_parts(toy):
-    """All that is drawn for an image at once; a wrong strength or probability is one line."""
+    """All that is drawn for an image at once."""
     words = ["--voc-data-dir=voc", "--epoch=1", "--train-sizes=64,128", "--max-ratio=1.5"]
     weights = {}
     for name, more in (("plain", []), ("drawn", ["--jitter=0.5", "--scale-crop=0.8"])):
@@ -172,12 +152,6 @@ def test_training_images_in_other_colours_and_parts(toy):
         weights[name] = torch.cat([tensor.flatten() for tensor in file["model"].values()])
     assert weights["drawn"].isfinite().all()
     assert not torch.equal(weights["drawn"], weights["plain"])
-    for word, told in (
-        ("--jitter=1.5", "--jitter=1.5: must be from 0 to 1"),
-        ("--scale-crop=often", "--scale-crop=often: must be a number"),
-    ):
-        done = run(toy, "train", *SMALL, "--voc-data-dir=voc", word, code=2)
-        assert done.stderr == f"error: {told}\n"
 
 
 # Real photographs
