@@ -35,7 +35,7 @@ from data.splits import open_scored, open_split, report, report_both, training_s
 from model.start import architecture_options, described_model, detector, new_model, training_model, with_threshold
 from model.zoo import MODELS, architecture, build_model, model_class, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
-from utils.check_tool import anchor_line, say_what_is_there
+from utils.check_tool import anchor_line, notices, say_what_is_there
 from utils.checkpoint import read_checkpoint, state_to_go_on_from
 from utils.cli_tool import (
     check_finite,
@@ -51,7 +51,7 @@ from utils.cli_tool import (
     workers,
 )
 from utils.config import opt
-from utils.detections import Names, make_room_for_detections, write_detections
+from utils.detections import in_a_name, make_room_for_detections, write_detections
 from utils.errors import UserError
 from utils.inference_tool import detect_all, evaluate_model, propose_all
 from utils.label_names import parse_label_names
@@ -80,6 +80,8 @@ def train(*args, **kwargs):
     model = training_model(opt, train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
     model.rpn_only = opt.schedule == "rpn"
     say(anchor_line(model, train_db))
+    for line in notices(model, train_db, val_db):
+        say(f"warning: {line}", file=sys.stderr)
     name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(name, opt.overwrite)
     with dashboard(opt.env, opt.port, opt.visdom, model.label_names) as vis:
@@ -194,9 +196,10 @@ def alternate(train_db, val_db, device, amp):
 def check(*args, **kwargs):
     """Tell what --train-split and --val-split hold, and name each thing that training would drop or misread."""
     read_options(args, kwargs)
-    train_db, val_db, checkpoint = training_data(strict=False, use_difficult=True)
+    train_db, val_db, checkpoint = training_data(strict=False)
     with nullcontext() if checkpoint else torch.device("meta"):  # without weights: only the anchors are asked for
-        model = described_model(opt, train_db.label_names, checkpoint)
+        names = train_db.label_names
+        model = described_model(opt, names, checkpoint) if names else None
     say_what_is_there(model, train_db, val_db)
 
 
@@ -207,31 +210,25 @@ def evaluate_command(*args, **kwargs):
     if bool(opt.load_path) == bool(opt.detections):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
     stem = Path(opt.detections) if opt.detections else Path(os.path.splitext(opt.load_path)[0])
-    path = Path(opt.out or stem.with_name(f"{stem.name}_eval_{opt.val_split}.json"))
+    path = Path(opt.out or stem.with_name(f"{stem.name}_eval_{in_a_name(opt.val_split)}.json"))
     make_room(path)
-    if opt.save_detections:
-        make_room_for_detections(opt.save_detections)
     if opt.detections:
         names = parse_label_names(opt.label_names) if opt.label_names else None
         db, found = open_scored(opt.data, opt.data_dir, opt.val_split, opt.detections, names, opt.test_num)
-        about = {"detections": opt.detections}
+        about, names = {"detections": opt.detections}, db.label_names
     else:
         model = detector_at("evaluate")
         names = None if model.rpn_only else model.label_names  # to an RPN all are objects
         db = open_split(opt.data, opt.data_dir, opt.val_split, names, use_difficult=True)
         report(db)
+        if opt.save_detections:
+            make_room_for_detections(opt.save_detections, model.rpn_only, db.names)
         rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
         found = over(model, db, min(len(db), opt.test_num), "eval on", partial(detect_all, rois=rois))
+        about = {"checkpoint": opt.load_path, "score_thresh": model.score_thresh, "nms_thresh": model.nms_thresh}
         names = model.detected_names
-        about = {
-            "checkpoint": opt.load_path,
-            "score_thresh": model.score_thresh,
-            "nms_thresh": model.nms_thresh,
-        }
-    names = names or db.label_names
     if opt.save_detections:
-        called = db.names if names == db.label_names else Names(db.names.image_ids, {names[0]: 1})
-        write_detections(opt.save_detections, found, called, opt.val_split)
+        write_detections(opt.save_detections, found, db.names, opt.val_split)
     about |= {"data_dir": opt.data_dir, "split": opt.val_split, "n_images": len(found)}
     scores = score(found, db, names, iou_thresh=opt.iou_thresh, plus_one=opt.plus_one)
     say(scores.text())
@@ -255,7 +252,7 @@ def predict(*args, **kwargs):
 def propose(*args, **kwargs):
     """Write what the RPN of --load-path proposes for the pictures of --val-split, and print how many boxes it finds."""
     read_options(args, kwargs, needs="load_path")
-    path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_proposals_{opt.val_split}.npz")
+    path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_proposals_{in_a_name(opt.val_split)}.npz")
     make_room(path)
     model = detector_at("evaluate")
     db = open_split(opt.data, opt.data_dir, opt.val_split)

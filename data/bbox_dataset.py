@@ -36,7 +36,7 @@ class Picture(NamedTuple):
 class Truth(NamedTuple):
     """The true boxes of one picture."""
 
-    bbox: np.ndarray  # (R, 4) float32 (y_min, x_min, y_max, x_max), in the picture
+    bbox: np.ndarray  # (R, 4) float32 (y_min, x_min, y_max, x_max), edges
     label: np.ndarray  # (R,) int32, index into the dataset's `label_names`
     difficult: np.ndarray  # (R,) bool: not to be learned, and neither right nor wrong in evaluation
     area: np.ndarray  # (R,) float32 px² of the object: its mask's where that is known, else its box's
@@ -54,12 +54,14 @@ class BboxDataset:
     | name      | shape     | dtype   | what                                                    |
     |-----------|-----------|---------|---------------------------------------------------------|
     | img       | (3, H, W) | float32 | RGB, 0..255                                             |
-    | bbox      | (R, 4)    | float32 | (y_min, x_min, y_max, x_max), edges, within the picture |
+    | bbox      | (R, 4)    | float32 | (y_min, x_min, y_max, x_max), edges                     |
     | label     | (R,)      | int32   | index into `label_names`                                |
     | difficult | (R,)      | bool    | all False unless `use_difficult`                        |
 
-    R may be 0. Every annotation is read when it is made, so that what is wrong is known before training starts; of the
-    pictures only the headers, the rest when asked for.
+    R may be 0. For training, boxes are cut to the picture, and those without area left out. For evaluation
+    (`as_written`) they are what the file says, for so other evaluators take them. Every annotation is read when it is
+    made, so that what is wrong is known before training starts; of the pictures only the headers, the rest when asked
+    for.
 
     Args:
         split: its name.
@@ -150,6 +152,9 @@ class UnionDataset(BboxDataset):
     """Datasets of the same classes, one after the other; `VOCBboxDataset`s of 2007 and 2012, say.
 
     An id that two of them have gets its place in `parts` in front.
+
+    Raises:
+        UserError: the parts number their classes in files of detections differently.
     """
 
     def __init__(self, parts: Sequence[BboxDataset]):
@@ -163,13 +168,30 @@ class UnionDataset(BboxDataset):
         self._n_difficult = sum(part._n_difficult for part in parts)
         self._parts = parts
 
+    @property
+    def names(self) -> Names:
+        """Its parts' names: of pictures whose name two parts have, by their ids here."""
+        image_ids = [own for part in self._parts for own in part.names.image_ids]
+        n_with = Counter(map(str, image_ids))
+        image_ids = [own if n_with[str(own)] == 1 else i for own, i in zip(image_ids, self.ids, strict=True)]
+        first, *others = (part.names.category_ids for part in self._parts)
+        for other in others:
+            if first != other:
+                name = next(name for name in first if first[name] != other[name])
+                raise UserError(
+                    f"{self.split}: {name!r} is category {first[name]} in one part and {other[name]} in another; score "
+                    "detections of each part by itself"
+                )
+        return Names(image_ids, first)
+
     def instances(self) -> dict:
         images, annotations = [{"id": own} for own in self.ids], []
         own_ids = iter(self.ids)
         for part in self._parts:
             content = part.instances()
             own_id = {image["id"]: own for image, own in zip(content["images"], own_ids, strict=False)}
-            annotations += [row | {"image_id": own_id[row["image_id"]]} for row in content["annotations"]]
+            rows = (row for row in content["annotations"] if row["image_id"] in own_id)
+            annotations += [row | {"image_id": own_id[row["image_id"]]} for row in rows]
         return {"images": images, "annotations": annotations}
 
 
@@ -250,14 +272,15 @@ def size_problems(path, said, size, name="it"):
     return [Problem(path, what)]
 
 
-def usable_boxes(path, bbox, size, describe):
-    """Boxes of a picture, cut to it.
+def usable_boxes(path, bbox, size, describe, as_written):
+    """Boxes of a picture, cut to it or as they are.
 
     Args:
         path: the file that says them.
         bbox: (R, 4) float64 (y_min, x_min, y_max, x_max), 0-based edges.
         size: (H, W) of the picture, or None if that is not known.
         describe: r → box r in the words of the file.
+        as_written: keep all that are finite as they are.
 
     Returns:
         bbox (R, 4) float32, usable (R,) bool, and a problem for each box that is not usable or was cut by more than
@@ -266,12 +289,12 @@ def usable_boxes(path, bbox, size, describe):
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinite corners are sorted out below
         # judged as float32, since two corners can become one in the rounding
         bbox = np.asarray(bbox, np.float64).reshape(-1, 4).astype(np.float32)
-        cut = np.clip(bbox, 0, np.array(size * 2 if size else np.inf, np.float32))
+        cut = bbox if as_written else np.clip(bbox, 0, np.array(size * 2 if size else np.inf, np.float32))
         moved = np.abs(bbox - cut).max(axis=1, initial=0)
     kinds = {
         "corner that is not finite": ~np.isfinite(bbox).all(axis=1),
-        "box without area": (bbox[:, 2:] <= bbox[:, :2]).any(axis=1),
-        "box outside the picture": (cut[:, 2:] <= cut[:, :2]).any(axis=1),
+        "box without area": (bbox[:, 2:] <= bbox[:, :2]).any(axis=1) & (not as_written),
+        "box outside the picture": (cut[:, 2:] <= cut[:, :2]).any(axis=1) & (not as_written),
         "box cut to the picture": moved > 1,
     }
     *unusable, _ = kinds.values()

@@ -3,11 +3,13 @@
 Letters: R boxes of one picture.
 """
 
-import json
+import itertools
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -30,6 +32,7 @@ from utils.bbox_tools import xywh2yxyx
 from utils.detections import Names
 from utils.errors import UserError
 from utils.index_tool import FileIndex
+from utils.json_tool import is_finite, is_number, read_json
 
 # Where the tools that people use put the instances of a split, and its pictures: COCO itself, CVAT, Roboflow, ...
 _JSONS = (
@@ -52,7 +55,7 @@ class COCOBboxDataset(BboxDataset):
         split: its name, such as val2017.
         label_names: the classes in label order; None takes the file's categories in the order of their ids.
         use_difficult: keep crowds (evaluation); without it they are left out (training).
-        pictures, strict, index: as of `VOCBboxDataset`.
+        pictures, strict, as_written, index: as of `VOCBboxDataset`.
 
     Attributes:
         json_path (str): the file of instances.
@@ -73,32 +76,36 @@ class COCOBboxDataset(BboxDataset):
         *,
         pictures: bool = True,
         strict: bool = True,
+        as_written: bool | None = None,
         index: FileIndex | None = None,
     ):
+        as_written = use_difficult if as_written is None else as_written
         self.data_dir = os.fspath(data_dir)
         self.json_path = path = _find_json(self.data_dir, split)
         content, index = _read(path), index or FileIndex()
-        names = _categories(path, content)
-        label_names = tuple(names.values()) if label_names is None else check_names(label_names)
+        categories = _categories(path, content)
+        label_names = tuple(categories.values()) if label_names is None else check_names(label_names)
         images = _images(path, content)
         folder = _picture_folder(self.data_dir, split, path, images) if pictures else None
-        of_image, problems, faults = _group(path, content, images, names)
+        of_image, problems, faults = _group(path, content, images, categories)
         image_ids, found, truths = [], [], []
-        for image_id, image in tqdm(images.items(), "annotations", unit="img", disable=len(images) <= _MANY):
+        for key, image in tqdm(images.items(), "annotations", unit="img", disable=len(images) <= _MANY):
             with noting(faults):
                 picture = Picture(None, _size(image))
                 if pictures:
-                    picture = find_picture(os.path.join(folder, image["file_name"]), _size(image), index)
-                truth, own_problems = _to_truth(path, image, of_image[image_id], picture.size, names, label_names)
-                image_ids.append(image_id)
+                    picture = find_picture(_picture_path(folder, image), _size(image), index)
+                truth, own_problems = _to_truth(path, image, of_image[key], picture.size, label_names, as_written)
+                image_ids.append(image["id"])
                 found.append(picture)
                 truths.append(truth)
                 problems += own_problems
         if strict:
             refuse(faults)
         super().__init__(split, use_difficult, label_names, map(str, image_ids), found, truths, problems, faults)
-        category_of = {name: category for category, name in names.items()}
-        self._names = Names(image_ids, {name: category_of.get(name) for name in self.label_names})
+        ids = {name: row["id"] for row in content["categories"] if (name := categories.get(_key(row["id"])))}
+        free = itertools.count(1 + max(value if isinstance(value, int) else 0 for value in ids.values()))
+        # a checkpoint may know classes that the file lacks
+        self._names = Names(image_ids, {name: ids[name] if name in ids else next(free) for name in self.label_names})
 
     @property
     def names(self):
@@ -107,11 +114,12 @@ class COCOBboxDataset(BboxDataset):
     def instances(self) -> dict:
         """As the file has them, to the last digit, with boxes that are of no use in training."""
         content = _read(self.json_path)
-        label = {category: self.label_names.index(name) for name, category in self.names.category_ids.items()}
+        categories = _categories(self.json_path, content)
+        of_image, *_ = _group(self.json_path, content, _images(self.json_path, content), categories)
         annotations = [
-            {"image_id": row["image_id"], "category_id": label[row["category_id"]], "bbox": row["bbox"],
-             "area": row.get("area", row["bbox"][2] * row["bbox"][3]), "iscrowd": int(bool(row.get("iscrowd", 0)))}
-            for row in content["annotations"]
+            {"image_id": image_id, "category_id": self.label_names.index(row.name), "bbox": row.xywh,
+             "area": row.xywh[2] * row.xywh[3] if math.isnan(row.area) else row.area, "iscrowd": int(row.crowd)}
+            for image_id in self.names.image_ids for row in of_image[_key(image_id)]
         ]  # fmt: skip
         return {"images": [{"id": image_id} for image_id in self.names.image_ids], "annotations": annotations}
 
@@ -153,14 +161,7 @@ def _few(names, n=5):
 
 def _read(path):
     """The file's content, its three lists checked."""
-    try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; mend the JSON") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
-    except (OSError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); check the file and its rights") from None
+    content = read_json(path)
     for part in ("images", "annotations", "categories"):
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -168,41 +169,58 @@ def _read(path):
     return content
 
 
-def _required(path, where, row, name, kinds):
-    """The value of `name`, which must be of one of `kinds`."""
-    value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise UserError(f"{path}: {where} has {value!r} as {name!r}; correct it")
-    return value
+def _key(value):
+    """An id in one form, since some tools write 3, some 3.0 and some "3"; None for what is no id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() or None if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def _required_key(path, where, row, name):
+    key = _key(row.get(name))
+    if key is None:
+        raise UserError(f"{path}: {where} has {row.get(name)!r} as {name!r}; correct it")
+    return key
+
+
+def _required_text(path, where, row, name):
+    text = row.get(name)
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{path}: {where} has {text!r} as {name!r}; correct it")
+    return text
 
 
 def _categories(path, content):
-    """Category id → name, in the order of the ids."""
-    names = {}
-    for k, row in enumerate(content["categories"], 1):
-        category = _required(path, f"category {k}", row, "id", int)
-        name = _required(path, f"category {k}", row, "name", str).strip()
-        if not name:
-            raise UserError(f"{path}: category {category} has an empty name; name it")
-        if category in names or name in names.values():
-            raise UserError(f"{path}: category {category} ({name!r}) is there twice; each id and name once")
-        names[category] = name
+    """Key of the id → name, in the order of the ids."""
+    names, used = {}, {_key(row.get("category_id")) for row in content["annotations"]}
+    rows = {_required_key(path, f"category {k}", row, "id"): row for k, row in enumerate(content["categories"], 1)}
+    if len(rows) < len(content["categories"]):
+        twice = next(key for key, n in Counter(_key(row["id"]) for row in content["categories"]).items() if n > 1)
+        raise UserError(f"{path}: category {twice} is there twice; each id and name once")
+    named = {key: _required_text(path, f"category {key}", row, "name").strip() for key, row in rows.items()}
+    names_used = {name for key, name in named.items() if key in used}
+    for key in sorted(named, key=lambda key: (not key.isdigit(), len(key), key)):
+        name = named[key]
+        if key not in used and name in names_used:  # Roboflow's first category has the name of another, and no box
+            continue
+        if name in names.values():
+            raise UserError(f"{path}: category {key} ({name!r}) is there twice; each id and name once")
+        names[key] = name
     if not names:
         raise UserError(f"{path}: has no categories; name the classes there")
-    return dict(sorted(names.items()))
+    return names
 
 
 def _images(path, content):
-    """Image id → row."""
-    images, seen = {}, set()
+    """Key of the id → row."""
+    images = {}
     for k, row in enumerate(content["images"], 1):
-        image_id = _required(path, f"image {k}", row, "id", (int, str))
-        _required(path, f"image {image_id}", row, "file_name", str)
-        if str(image_id) in seen:
-            raise UserError(f"{path}: image id {image_id} is there twice; each picture needs its own")
-        seen.add(str(image_id))
-        images[image_id] = row
-    if len(set(map(type, images))) > 1:
+        key = _required_key(path, f"image {k}", row, "id")
+        _required_text(path, f"image {key}", row, "file_name")
+        if key in images:
+            raise UserError(f"{path}: image id {key} is there twice; each picture needs its own")
+        images[key] = row
+    if len({isinstance(row["id"], str) for row in images.values()}) > 1:
         raise UserError(f"{path}: some image ids are numbers and some are texts; write all in one way")
     if not images:
         raise UserError(f"{path}: has no images; give a split that has some")
@@ -210,71 +228,96 @@ def _images(path, content):
 
 
 def _picture_folder(data_dir, split, path, images):
-    """The folder that the first picture is in."""
-    first = next(iter(images.values()))["file_name"]
+    """The folder that the pictures are in: where the first that is found is."""
     folders = dict.fromkeys([*(os.path.normpath(os.path.join(data_dir, name.format(split=split))) for name in _FOLDERS),
                              os.path.dirname(path)])  # fmt: skip
-    for folder in folders:
-        if os.path.isfile(os.path.join(folder, first)):
-            return folder
+    for image in images.values():
+        for folder in folders:
+            if _is_file(_picture_path(folder, image)):
+                return folder
+    first = next(iter(images.values()))["file_name"]
     raise UserError(f"{path}: its picture {first} is in none of {', '.join(folders)}; put the pictures there")
 
 
+def _picture_path(folder, image):
+    """Where a picture lies; programs on Windows write `sub\\picture.jpg`."""
+    path = os.path.join(folder, image["file_name"])
+    return path if _is_file(path) else os.path.join(folder, image["file_name"].replace("\\", "/"))
+
+
+def _is_file(path):
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a name that no file system has
+        return False
+
+
+class _Row(NamedTuple):
+    """An annotation, checked."""
+
+    name: str  # of the class
+    xywh: list
+    area: float  # px² of its mask; NaN where it is not said
+    crowd: bool
+
+
 def _group(path, content, images, names):
-    """Image id → rows of annotations, a problem for those that are of no picture, a line for those that are wrong."""
-    of_image = {image_id: [] for image_id in images}
+    """Image's key → `_Row`s, a problem for those that are of no picture, a line for those that are wrong."""
+    of_image = {key: [] for key in images}
     problems, faults = [], []
     for k, row in enumerate(content["annotations"], 1):
         with noting(faults):
             where = f"annotation {row.get('id', f'number {k}')}"
-            category = _required(path, where, row, "category_id", int)
+            category = _required_key(path, where, row, "category_id")
             if category not in names:
                 raise UserError(f"{path}: {where} has category {category}, which is not in the list; add it there")
-            _check_box(path, where, row)
-            image_id = _required(path, where, row, "image_id", (int, str))
-            if image_id in of_image:
-                of_image[image_id].append(row)
+            own = _Row(names[category], _box(path, where, row), _area(row), _crowd(path, where, row))
+            image = _required_key(path, where, row, "image_id")
+            if image in of_image:
+                of_image[image].append(own)
             else:
-                what = f"box of no picture: {where} is of image {image_id}, which is not listed"
+                what = f"box of no picture: {where} is of image {image}, which is not listed"
                 problems.append(Problem(path, what))
     return of_image, problems, faults
 
 
-def _to_truth(path, image, rows, size, names, label_names):
+def _to_truth(path, image, rows, size, label_names, as_written):
     """`Truth` of a picture of `size` (H, W), and the problems with the boxes that are left out."""
-    xywh = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
-    bbox, usable, own = usable_boxes(path, xywh2yxyx(xywh), size, lambda r: _describe(image, rows[r], names))
-    label = np.array([label_of(path, names[row["category_id"]], label_names) for row in rows], np.int32)
-    crowd = np.array([bool(row.get("iscrowd", 0)) for row in rows], bool)
-    area = [_area(row) for row in rows]
+    xywh = np.array([row.xywh for row in rows], np.float64).reshape(-1, 4)
+    bbox, usable, own = usable_boxes(path, xywh2yxyx(xywh), size, lambda r: _describe(image, rows[r]), as_written)
+    label = np.array([label_of(path, row.name, label_names) for row in rows], np.int32)
+    crowd = np.array([row.crowd for row in rows], bool)
+    area = np.array([row.area for row in rows], np.float64)
     area = np.where(np.isnan(area), box_area(bbox), area).astype(np.float32)
-    return Truth(bbox, label, crowd, area).rows(usable), size_problems(
-        path, _size(image), size, image["file_name"]
-    ) + own
+    problems = size_problems(path, _size(image), size, image["file_name"]) + own
+    return Truth(bbox, label, crowd, area).rows(usable), problems
 
 
 def _size(image):
     """(H, W) that the file says, or None."""
     said = image.get("height"), image.get("width")
-    return said if all(_is_number(side) and side > 0 for side in said) else None
+    return said if all(is_finite(side) and side > 0 for side in said) else None
 
 
-def _check_box(path, where, row):
+def _box(path, where, row):
     box = row.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise UserError(f"{path}: {where} has {box!r} as 'bbox'; must be [x, y, width, height]")
+    return box
 
 
 def _area(row):
-    """The mask's area, or NaN where it is not said."""
     area = row.get("area")
-    return float(area) if _is_number(area) and 0 < area < math.inf else math.nan
+    return float(area) if is_finite(area) and area > 0 else math.nan
 
 
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _crowd(path, where, row):
+    crowd = row.get("iscrowd")
+    if crowd not in (0, 1, None):
+        raise UserError(f"{path}: {where} has {crowd!r} as 'iscrowd'; must be 0 or 1")
+    return bool(crowd)
 
 
-def _describe(image, row, names):
-    numbers = ", ".join(f"{value:g}" for value in row["bbox"])
-    return f"{names[row['category_id']]} (x, y, width, height {numbers}) of {image['file_name']}"
+def _describe(image, row):
+    numbers = ", ".join(f"{value:g}" for value in row.xywh)
+    return f"{row.name} (x, y, width, height {numbers}) of {image['file_name']}"

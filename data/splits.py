@@ -39,20 +39,20 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
     return parts
 
 
-def open_split(kind, data_dir, split, label_names=None, use_difficult=False, **reading) -> BboxDataset:
+def open_split(kind, data_dir, split, label_names=None, use_difficult=False, as_written=None, **reading) -> BboxDataset:
     """The dataset of a split, or of a union's.
 
     Args:
         kind: a key of READERS.
         data_dir, split: see `sources`.
-        label_names, use_difficult: see `BboxDataset`; None takes the names of all parts.
+        label_names, use_difficult, as_written: see `VOCBboxDataset`; without names those of all parts are taken.
         reading: `pictures`, `strict` and `index`, see `VOCBboxDataset`.
     """
     dataset, _ = READERS[kind]
     parts = sources(data_dir, split)
     if label_names is None and len(parts) > 1:
         label_names = find_label_names(kind, data_dir, [split], **reading)
-    parts = [dataset(folder, own, label_names, use_difficult, **reading) for folder, own in parts]
+    parts = [dataset(*part, label_names, use_difficult, as_written=as_written, **reading) for part in parts]
     return parts[0] if len(parts) == 1 else UnionDataset(parts)
 
 
@@ -69,8 +69,7 @@ def find_label_names(kind, data_dir, splits, **reading):
     return VOC_BBOX_LABEL_NAMES if names and set(names) <= set(VOC_BBOX_LABEL_NAMES) else tuple(sorted(names))
 
 
-def training_sets(kind, data_dir, train_split, val_split, label_names=None, known=None, needs_val=False,
-                  use_difficult=False, strict=True):  # fmt: skip
+def training_sets(kind, data_dir, train_split, val_split, label_names=None, known=None, needs_val=False, strict=True):
     """The training set, and the validation set or None where it is not there.
 
     What their files say is kept in a `FileIndex`, so that the next run starts sooner.
@@ -79,20 +78,21 @@ def training_sets(kind, data_dir, train_split, val_split, label_names=None, know
         label_names: the classes; None finds them in the annotations.
         known: function of these names that returns those of a checkpoint to go on from, or refuses; None for none.
         needs_val: a missing validation set is an error.
-        use_difficult: keep difficult boxes in the training set too.
-        strict: see `VOCBboxDataset`.
+        strict: refuse what can't be read; else it is left out and named in `faults`, and the boxes of both sets are
+            those of training, with the difficult ones.
     """
     has_split = READERS[kind][1].has_split
     has_val = needs_val or all(has_split(*source) for source in sources(data_dir, val_split))
     splits = [train_split, val_split] if has_val else [train_split]
     reading = {"strict": strict, "index": FileIndex.of(data_dir)}
+    as_written = None if strict else False
     try:
         names = find_label_names(kind, data_dir, splits, **reading) if label_names is None else label_names
         names = names if known is None else known(names)
-        if not names:
+        if not names and strict:
             raise UserError(f"{data_dir}: no object in the annotations of {' and '.join(splits)}; name the classes")
-        train_db = open_split(kind, data_dir, train_split, names, use_difficult, **reading)
-        val_db = open_split(kind, data_dir, val_split, names, use_difficult=True, **reading) if has_val else None
+        train_db = open_split(kind, data_dir, train_split, names, not strict, as_written, **reading)
+        val_db = open_split(kind, data_dir, val_split, names, True, as_written, **reading) if has_val else None
     finally:
         reading["index"].save()
     return train_db, val_db
@@ -102,25 +102,16 @@ def report(db):
     """Print what a dataset has, and what is wrong with it."""
     say(db.summary())
     if db.problems:
-        say(report_problems(db.problems), file=sys.stderr)
+        say(f"{report_problems(db.problems)}\n  python train.py check names each", file=sys.stderr)
 
 
 def report_both(train_db, val_db, val_split, data_dir):
-    """`report` of a training set and its validation set or None, and what is wrong between them."""
+    """`report` of a training set and of its validation set or None."""
     report(train_db)
     if val_db is None:
         say(f"no split {val_split} in {data_dir}: the run goes on without validation, and keeps last.pth alone")
         return
     report(val_db)
-    n_both = len(in_both(train_db, val_db))
-    if n_both:
-        splits = f"{train_db.split} and {val_db.split}"
-        say(f"warning: {n_both} images are in both {splits}: the mAP is flattered; choose others", file=sys.stderr)
-
-
-def in_both(train_db, val_db):
-    """The pictures that are in both sets."""
-    return {train_db.path(i) for i in range(len(train_db))} & {val_db.path(i) for i in range(len(val_db))}
 
 
 def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
@@ -136,5 +127,6 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
     report(db)
     found, n_left_out = read_detections(path, db.names)
     if n_left_out:
-        say(f"warning: {n_left_out:,} detections are of images that are not in {db.split}: left out", file=sys.stderr)
-    return db, Detections(*(column[:max_images] for column in found))
+        what = f"detections are of images or classes that {db.split} has not: left out"
+        say(f"warning: {n_left_out:,} {what}", file=sys.stderr)
+    return db, Detections(*(column and column[:max_images] for column in found))

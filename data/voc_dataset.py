@@ -7,6 +7,7 @@ import glob
 import math
 import os
 import re
+import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from utils.label_names import VOC_BBOX_LABEL_NAMES
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # in any case; the earlier one wins where two share an id
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
+_DIFFICULT = {"": False, "0": False, "false": False, "1": True, "true": True}
 _CLASS_COLUMN = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # VOC's lists of one class say `000012 -1`
 _MANY = 2000  # files that take long enough for a progress bar
 
@@ -63,6 +65,7 @@ class VOCBboxDataset(BboxDataset):
         use_difficult: keep objects marked difficult (evaluation); without it they are left out (training).
         pictures: False does not look at the pictures, which need not be there: enough to score detections.
         strict: False leaves out what can't be read, and says so in `faults`.
+        as_written: boxes as the file has them, see `BboxDataset`; None: if `use_difficult`.
         index: see `FileIndex`.
 
     Attributes:
@@ -85,8 +88,10 @@ class VOCBboxDataset(BboxDataset):
         *,
         pictures: bool = True,
         strict: bool = True,
+        as_written: bool | None = None,
         index: FileIndex | None = None,
     ):
+        as_written = use_difficult if as_written is None else as_written
         self.data_dir = data_dir = os.fspath(data_dir)
         index = index or FileIndex()
         files = _index_files(data_dir, pictures)
@@ -100,7 +105,7 @@ class VOCBboxDataset(BboxDataset):
             with noting(faults):
                 path, said = paths[image_id], annotation.size
                 picture = find_picture(path, said, index) if pictures else Picture(None, said)
-                truth, own_problems = _to_truth(annotation, picture.size, label_names)
+                truth, own_problems = _to_truth(annotation, picture.size, label_names, as_written)
                 ids.append(image_id)
                 found.append(picture)
                 truths.append(truth)
@@ -177,6 +182,15 @@ def _index_files(data_dir: str, pictures: bool) -> dict[str, str]:
     return index
 
 
+def _lookup(files: dict[str, str], image_id: str) -> str | None:
+    """The file of an id; macOS writes é as two characters, and a list from elsewhere may have one."""
+    return next((files[form] for form in (image_id, *_forms(image_id)) if form in files), None)
+
+
+def _forms(image_id: str):
+    return (unicodedata.normalize(form, image_id) for form in ("NFC", "NFD"))
+
+
 def _list_path(data_dir: str, split: str) -> str:
     return os.path.join(data_dir, "ImageSets", "Main", f"{split}.txt")
 
@@ -186,7 +200,7 @@ def _read_ids(data_dir: str, split: str, files: dict[str, str]) -> tuple[list[st
     path = _list_path(data_dir, split)
     ids: dict[str, None] = {}
     problems = []
-    for line in filter(None, map(str.strip, _read_list(data_dir, split).splitlines())):
+    for line in filter(None, (line.strip(" \t") for line in re.split("\r\n?|\n", _read_list(data_dir, split)))):
         column = _CLASS_COLUMN.fullmatch(line)
         image_id = column[1] if column and line not in files else line  # a picture may be called 'photo 1'
         if image_id in ids:
@@ -232,8 +246,9 @@ def _picture_paths(data_dir: str, split: str, files: dict[str, str], ids: Sequen
 
 def _picture_path(data_dir: str, split: str, pictures: dict[str, str], image_id: str) -> str:
     folder = os.path.join(data_dir, "JPEGImages")
-    if image_id in pictures:
-        return os.path.join(folder, pictures[image_id])
+    name = _lookup(pictures, image_id)
+    if name:
+        return os.path.join(folder, name)
     suffixed = os.path.splitext(image_id)[0] in pictures
     advice = "write the id without its suffix" if suffixed else "add the picture or take the id out of the list"
     there = f"{os.path.join(folder, image_id)} with {', '.join(_SUFFIXES)}"
@@ -246,9 +261,13 @@ def _picture_path(data_dir: str, split: str, pictures: dict[str, str], image_id:
 def _read_annotations(data_dir: str, ids: Collection[str], index: FileIndex):
     """id → `_Annotation`, and a line for each that can't be read."""
     folder, annotations, faults = _folder(data_dir, "Annotations"), {}, []
+    files = _index_files(data_dir, pictures=False)
     for image_id in tqdm(ids, desc="annotations", unit="file", disable=len(ids) <= _MANY):
-        path = os.path.join(folder, f"{image_id}.xml")
+        name = _lookup(files, image_id)
+        path = os.path.join(folder, name or f"{image_id}.xml")
         with noting(faults):
+            if name is None:
+                raise UserError(f"{path}: the annotation is missing; add it or take the id out of the list")
             size, objects = index.get("voc", path, _read_annotation)
             annotations[image_id] = _Annotation(path, size and tuple(size), [_Object(*row) for row in objects])
     return annotations, faults
@@ -260,14 +279,14 @@ def _read_annotation(path: str) -> tuple:
     if root.tag != "annotation":
         raise UserError(f"{path}: begins with <{root.tag}>, not <annotation>; this is not a VOC annotation")
     objects = [_read_object(path, n, element) for n, element in enumerate(root.findall("object"), 1)]
+    n_elsewhere = sum(element.tag.lower() == "object" for element in root.iter()) - len(objects)
+    if n_elsewhere:
+        raise UserError(f"{path}: {n_elsewhere} objects are not <object> directly in <annotation>; put them there")
     return _read_size(path, root), objects
 
 
 def _parse_xml(path: str) -> ET.Element:
-    try:
-        raw = _read_bytes(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the annotation is missing; add it or take the id out of the list") from None
+    raw = _read_bytes(path)
     plain = raw.replace(b"\0", b"")  # finds the marks in UTF-16 too
     if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
         # a few nested entities expand to gigabytes; no VOC annotation needs one
@@ -287,11 +306,15 @@ def _read_object(path: str, n: int, element: ET.Element) -> _Object:
     if not name:
         raise UserError(f"{path}: object {n} has no <name>; name its class or remove it")
     where = f"{path}: object {n} ({name!r})"
-    box = element.find("bndbox")
+    box, *more = element.findall("bndbox") or [None]
     if box is None:
         raise UserError(f"{where} has no <bndbox>; add its box or remove it")
-    difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true")
-    return _Object(name, tuple(_number(where, box, corner) for corner in _CORNERS), difficult)
+    if more:
+        raise UserError(f"{where} has {1 + len(more)} boxes; make it as many objects")
+    difficult = (element.findtext("difficult") or "0").strip().lower()
+    if difficult not in _DIFFICULT:
+        raise UserError(f"{where} has {difficult!r} as <difficult>; must be 0 or 1")
+    return _Object(name, tuple(_number(where, box, corner) for corner in _CORNERS), _DIFFICULT[difficult])
 
 
 def _number(where: str, parent: ET.Element, tag: str) -> float:
@@ -312,7 +335,7 @@ def _read_size(path: str, root: ET.Element) -> tuple[int, int] | None:
     return (int(height), int(width)) if 1 <= height < math.inf and 1 <= width < math.inf else None
 
 
-def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names: tuple[str, ...]):
+def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names: tuple[str, ...], as_written: bool):
     """`Truth` of a file's usable objects in a picture of `size` (H, W), and the problems with the others.
 
     The size is the picture's own: what the XML says may be missing, zero or another picture's.
@@ -321,7 +344,7 @@ def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names
     label = np.array([label_of(path, obj.name, label_names) for obj in objects], np.int32)
     difficult = np.array([obj.difficult for obj in objects], bool)
     corners = np.array([obj.corners for obj in objects], np.float64).reshape(-1, 4)
-    bbox, usable, own = usable_boxes(path, corners - 1, size, lambda r: _describe(objects[r]))
+    bbox, usable, own = usable_boxes(path, corners - 1, size, lambda r: _describe(objects[r]), as_written)
     return Truth(bbox, label, difficult, box_area(bbox)).rows(usable), size_problems(path, said, size) + own
 
 

@@ -66,43 +66,51 @@ def data_table(db, model):
     return "\n".join(lines + _aligned(rows))
 
 
-def notices(train_db, val_db):
-    """Lines about what is not wrong by itself, but seldom meant. `val_db` may be None."""
-    lines = []
-    alike = defaultdict(list)
+def notices(model, train_db, val_db):
+    """Lines about what is not wrong by itself, but seldom meant; `train` says them too. `val_db` may be None."""
+    sets = [train_db] if val_db is None else [train_db, val_db]
+    lines, alike = [], defaultdict(list)
     for name in train_db.label_names:
         alike["".join(filter(str.isalnum, name.casefold()))].append(name)
     lines += [f"classes with nearly the same name: {', '.join(names)}" for names in alike.values() if len(names) > 1]
-    in_train = Counter(_columns(train_db)[0].tolist())
     if val_db is not None:
-        only = [name for k, name in enumerate(val_db.label_names) if not in_train[k] and k in _columns(val_db)[0]]
+        in_train, in_val = (set(_columns(db)[0].tolist()) for db in sets)
+        only = [name for k, name in enumerate(val_db.label_names) if k in in_val - in_train]
         lines += (
             [f"classes without a box in {train_db.split}, but in {val_db.split}: {', '.join(only)}"] if only else []
         )
-    for db in filter(None, (train_db, val_db)):
-        twice = [db.path(i) for i in range(len(db)) if _has_a_box_twice(db, i)]
-        if twice:
-            more = f" and {len(twice) - 1:,} more pictures" if len(twice) > 1 else ""
-            lines.append(f"the same box of the same class twice: {twice[0]}{more}")
-    return lines
+        both = {train_db.path(i) for i in range(len(train_db))} & {val_db.path(i) for i in range(len(val_db))}
+        if both:
+            splits = f"{train_db.split} and {val_db.split}"
+            lines.append(f"{len(both):,} images are in both {splits}: the mAP is flattered; choose others")
+    twice = dict.fromkeys(db.path(i) for db in sets for i in range(len(db)) if _has_a_box_twice(db, i))
+    if twice:
+        more = f" and {len(twice) - 1:,} more pictures" if len(twice) > 1 else ""
+        lines.append(f"the same box of the same class twice: {next(iter(twice))}{more}")
+    return lines + anchor_notices(model, train_db)
 
 
 def say_what_is_there(model, train_db, val_db):
     """Print the tables of both sets, `val_db` may be None, the notices, and each problem with its file.
 
+    Args:
+        model: whose anchors are looked at; None where there is no class.
+
     Raises:
         UserError: there are problems.
     """
     sets = [db for db in (train_db, val_db) if db is not None]
-    for db in sets:
+    for db in sets if model else ():
         say(f"{data_table(db, model)}\n")
-    for line in [*notices(train_db, val_db), *anchor_notices(model, train_db)]:
+    for line in notices(model, train_db, val_db) if model else ():
         say(f"notice: {line}")
     problems = dict.fromkeys(line for db in sets for line in problem_lines(db))  # once, if the sets share a picture
     for line in problems:
         say(line)
     if problems:
         raise UserError(f"{len(problems):,} problems, named above: training would leave these out, or stop at them")
+    if not model:
+        raise UserError(f"no object in the annotations of {' and '.join(db.split for db in sets)}; name the classes")
     say("no problems: training reads all of it as it stands")
 
 

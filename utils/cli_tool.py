@@ -135,6 +135,9 @@ def run_command(commands, argv, fire):
     Returns:
         the exit code: 0; 2 after a mistake of the user's, told in one line; 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):  # names in a file may be what no terminal can show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview(commands))
         return 0

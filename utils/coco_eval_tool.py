@@ -50,10 +50,11 @@ def evaluate_coco(detections: Detections, instances: dict, label_names) -> COCOR
         label_names: the L classes.
     """
     image_ids = [image["id"] for image in instances["images"]]
+    xywh = detections.xywh or list(map(_to_xywh, detections.bboxes))
     found = [
         {"image_id": image_id, "category_id": label, "bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0}
-        for image_id, bbox, labels, scores in zip(image_ids, *detections, strict=True)
-        for box, label, score in zip(_to_xywh(bbox), map(int, labels), map(float, scores), strict=True)
+        for image_id, boxes, labels, scores in zip(image_ids, xywh, detections.labels, detections.scores, strict=True)
+        for box, label, score in zip(boxes.tolist(), map(int, labels), map(float, scores), strict=True)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
         truth, found = (_coco(image_ids, rows, len(label_names)) for rows in (instances["annotations"], found))
@@ -69,7 +70,7 @@ def evaluate_coco(detections: Detections, instances: dict, label_names) -> COCOR
 
 
 def _to_xywh(bbox):
-    return yxyx2xywh(np.asarray(bbox, np.float64).reshape(-1, 4)).tolist()
+    return yxyx2xywh(np.asarray(bbox, np.float64).reshape(-1, 4))
 
 
 def _coco(image_ids, rows, n_class):

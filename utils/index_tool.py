@@ -8,11 +8,14 @@ from pathlib import Path
 
 from utils.file_tool import whole_file
 
-_VERSION = 1  # of what the readers keep here: another one is read anew
+_VERSION = 2  # of what the readers keep here: another one is read anew
 
 
 class FileIndex:
-    """Values read from files; one whose size or time of change is another is read again.
+    """Values read from files; one that was changed or replaced is read again.
+
+    That is seen by its size, its times and its number in the file system: archives give many files one time of writing,
+    but no program sets the time of change (ctime).
 
     Args:
         path: where it is kept; None keeps nothing.
@@ -43,12 +46,13 @@ class FileIndex:
         """
         try:
             now = os.stat(path)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file system has
             return read(path)  # says what is wrong
-        key, stamp = f"{kind} {os.path.abspath(path)}", [now.st_mtime_ns, now.st_size]
+        stamp = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
+        key = f"{kind} {os.path.abspath(path)}"
         entry = self._known.get(key)
-        if isinstance(entry, list) and entry[:2] == stamp:
-            return entry[2]
+        if isinstance(entry, list) and entry[:-1] == stamp:
+            return entry[-1]
         value = read(path)
         self._known[key], self._changed = [*stamp, value], True
         return value

@@ -41,7 +41,7 @@ def detect_all(model, loader, on_progress=None, n_together=1, raw=False, rois=No
     for chunk in in_chunks(loader, n_together, on_progress):
         imgs, sizes, *_ = zip(*chunk, strict=True)
         own = None if rois is None else rois[len(found) : len(found) + len(chunk)]
-        for column, values in zip(found, model.predict(imgs, None if raw else sizes, rois=own), strict=True):
+        for column, values in zip(found.columns, model.predict(imgs, None if raw else sizes, rois=own), strict=True):
             column.extend(values)
     return found
 
@@ -59,7 +59,7 @@ def evaluate_model(model, loader, on_progress=None, n_together=1, raw=False, roi
     found = detect_all(model, noted(), on_progress, n_together, raw, rois)
     if model.rpn_only:
         truth[1] = [np.zeros_like(label) for label in truth[1]]
-    return evaluate_detections(*found, *truth, label_names=model.detected_names)
+    return evaluate_detections(*found.columns, *truth, label_names=model.detected_names)
 
 
 def propose_all(model, loader, n_pre_nms, n_post_nms, on_progress=None, n_together=1, raw=False):

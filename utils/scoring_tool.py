@@ -96,7 +96,7 @@ def score(found: Detections, db, label_names, *, iou_thresh=0.5, plus_one=True) 
     if len(label_names) == 1:  # to an RPN all are objects
         labels = [np.zeros_like(label) for label in labels]
         instances["annotations"] = [row | {"category_id": 0} for row in instances["annotations"]]
-    columns = (*found, bboxes, labels, difficults, label_names)
+    columns = (*found.columns, bboxes, labels, difficults, label_names)
     rule = {"iou_thresh": iou_thresh, "plus_one": plus_one}
     curves = precision_recall(*columns, **rule)
     threshold = 0.0 if np.isnan(curves.overall.score_thresh) else curves.overall.score_thresh

@@ -125,6 +125,11 @@ class VideoReader:
             raise UserError(f"{self.path}: no frame of it can be decoded; replace or remove it")
         if broken:
             self.problems.append(f"{self.path}: {len(broken)} broken pieces are left out, the first {broken[0]}")
+        promised = self._stream.frames
+        if not self.problems and index + 1 < 0.95 * promised:
+            self.problems.append(
+                f"{self.path}: {index + 1} of {promised} frames could be decoded; the others are left out"
+            )
         duration = self._duration or 0
         if duration - time - 1 / self.rate > max(
             0.5, 0.05 * duration

@@ -115,7 +115,7 @@ WRONG = {
     "no images": (content() | {"images": []}, "has no images"),
     "class twice": (content(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]), "category 2 .* twice"),
     "class without name": (content(categories=[{"id": 1}]), "category 1 has None as 'name'"),
-    "empty name": (content(categories=[{"id": 1, "name": " "}]), "category 1 has an empty name"),
+    "empty name": (content(categories=[{"id": 1, "name": " "}]), "category 1 has ' ' as 'name'"),
     "image twice": (content(images=[IMAGE, IMAGE]), "image id 1 is there twice"),
     "image without file": (content(images=[{"id": 4}]), "image 4 has None as 'file_name'"),
     "image without id": (content(images=[{"file_name": "a.jpg"}]), "image 1 has None as 'id'"),
@@ -123,6 +123,8 @@ WRONG = {
     "category that is true": (content(box(category_id=True)), "annotation 5 has True as 'category_id'"),
     "three numbers": (content(box(bbox=(1, 2, 3))), r"annotation 5 has \[1, 2, 3\] as 'bbox'; must be"),
     "text in a box": (content(box(bbox=(1, 2, 3, "4"))), "annotation 5 has .* as 'bbox'; must be"),
+    "a box of digits": (content(box(bbox=(1, 2, 3, 10**400))), "annotation 5 has .* as 'bbox'; must be"),
+    "crowd in words": (content(box(iscrowd="0")), "annotation 5 has '0' as 'iscrowd'; must be 0 or 1"),
     "no box": (content(box(bbox=()) | {"bbox": None}), "annotation 5 has None as 'bbox'; must be"),
 }
 

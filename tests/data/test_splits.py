@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.splits import find_label_names, in_both, open_split, report_both, sources, training_sets
+from data.splits import find_label_names, open_split, report_both, sources, training_sets
 from tests.coco_folder import box, content, make_coco
 from tests.voc_folder import annotation, make_voc, obj
 from utils.errors import UserError
@@ -54,23 +54,6 @@ def test_classes_of_coco_keep_their_order(tmp_path):
     assert len(val_db[0][1]) == 2
     make_coco(tmp_path / "b", content(categories=[{"id": 1, "name": "bat"}]))
     assert find_label_names("coco", f"{tmp_path}/a,{tmp_path}/b", ["val"]) == ("bat", "cat", "dog", "owl")
-
-
-def test_images_of_both_sets_are_told(tmp_path, capsys):
-    one, two = voc(tmp_path / "1", "cat"), str(make_voc(tmp_path / "2", {"cat1": annotation(obj())}, test="cat1"))
-    make = {"train_split": "trainval", "val_split": "test"}
-    sets = training_sets("voc", two, **make)
-    assert len(in_both(*sets)) == 1
-    report_both(*sets, "test", two)
-    assert "warning: 1 images are in both trainval and test" in capsys.readouterr().err
-    (tmp_path / "1/ImageSets/Main/test.txt").write_text("cat1")
-    assert len(in_both(*training_sets("voc", f"{one},{two}", "trainval", "test"))) == 2
-    # an id of another folder is another image
-    (tmp_path / "2/ImageSets/Main/trainval.txt").unlink()
-    (tmp_path / "2/ImageSets/Main/none.txt").write_text("cat1")
-    make_voc(tmp_path / "3", {"cat1": annotation(obj())}, none="cat1")
-    assert len(in_both(*training_sets("voc", f"{one},{tmp_path}/3", "trainval,none", "test,none", needs_val=True))) == 2
-    assert not in_both(open_split("voc", one, "trainval"), open_split("voc", two, "test"))
 
 
 def test_without_a_validation_set(tmp_path, capsys):

@@ -63,13 +63,15 @@ def test_what_is_seldom_meant(tmp_path, capsys, model):
     names = ("Traffic light", "cat", "dog", "traffic_light")
     train = voc(tmp_path / "1", True, names, a=annotation(obj("cat"), obj("cat"), obj("dog"), obj("Traffic light")))
     val = voc(tmp_path / "2", True, names, b=annotation(obj("traffic_light", 1, 1, 6, 6)))
-    lines = notices(train, val)
+    lines = notices(model, train, val)
     assert lines[0] == "classes with nearly the same name: Traffic light, traffic_light"
     assert lines[1] == "classes without a box in trainval, but in trainval: traffic_light"
     assert lines[2].startswith("the same box of the same class twice: ")
     assert lines[2].endswith("a.jpg")
-    assert len(lines) == 3
-    assert notices(val, None) == lines[:1]
+    assert lines[3].startswith("no anchor covers half of the boxes of ")
+    assert len(lines) == 4
+    assert notices(model, val, None)[0] == lines[0]
+    assert notices(model, val, val)[1].startswith("1 images are in both trainval and trainval: the mAP is flattered")
     say_what_is_there(model, val, None)
     assert "notice: no anchor covers half of the boxes of traffic_light at IoU 0.5: other" in capsys.readouterr().out
 

@@ -71,7 +71,8 @@ def test_photographs_of_coco(shared_data, tmp_path):
     assert np.nanmean(result.ap75) == pytest.approx(result.stats["AP75"])
 
 
-boxes = st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(1, 120)] * 2).map(list)
+# tenths: their sums are no floats, and IoUs fall on the thresholds themselves
+boxes = st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(1, 120)] * 2).map(lambda box: [side / 10 for side in box])
 where = {"image_id": st.sampled_from([7, 3, 11]), "category_id": st.sampled_from([2, 90]), "bbox": boxes}
 truths = st.lists(st.fixed_dictionaries(where | {"iscrowd": st.sampled_from([0, 0, 1])}), max_size=8)
 founds = st.lists(st.fixed_dictionaries(where | {"score": st.sampled_from([0.1, 0.5, 0.9])}), min_size=1, max_size=12)
@@ -106,6 +107,24 @@ def evaluate(truth, found, n_image=1):
         columns[2].append(np.array([row[3] for row in own], float))
     instances = {"images": [{"id": i} for i in range(n_image)], "annotations": annotations}
     return evaluate_coco(Detections(*columns), instances, ("cat", "dog", "owl"))
+
+
+def test_an_iou_on_a_threshold(tmp_path):
+    """As pycocotools reckons it: with the file's own sides, not with what is left of them after an addition."""
+    rng = np.random.default_rng(0)
+    truth = np.round(np.concatenate([rng.uniform(0, 300, (200, 2)), rng.uniform(10, 300, (200, 2))], axis=1), 2)
+    share = rng.choice(np.arange(0.5, 1, 0.05), 200).round(2)
+    images = [{"id": k, "file_name": f"{k}.jpg", "width": 640, "height": 640} for k in range(200)]
+    rows = [{"id": k + 1, "image_id": k, "category_id": 1, "bbox": box.tolist(), "area": box[2] * box[3]}
+            for k, box in enumerate(truth)]  # fmt: skip
+    found = [{"image_id": k, "category_id": 1, "bbox": [*box[:2].tolist(), box[2] * part, box[3]], "score": 0.5}
+             for k, (box, part) in enumerate(zip(truth, share))]  # fmt: skip
+    make_coco(tmp_path, {"images": images, "annotations": [row | {"iscrowd": 0} for row in rows],
+                         "categories": [{"id": 1, "name": "cat"}]}, names=())  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    expected = theirs(tmp_path / "annotations/instances_val.json", tmp_path / "results.json")
+    stats = ours(tmp_path, "val", tmp_path / "results.json").stats
+    np.testing.assert_allclose(np.nan_to_num(list(stats.values()), nan=-1), expected, rtol=0, atol=1e-10)
 
 
 def test_half_found_by_hand():

@@ -46,7 +46,7 @@ def test_what_is_written_is_read(form, tmp_path):
     read, n_left_out = read_detections(write(form, tmp_path, TWO), NAMES)
     assert n_left_out == 0
     assert len(read) == 3
-    for got, expected in zip(zip(*read), zip(*TWO)):
+    for got, expected in zip(zip(*read.columns), zip(*TWO.columns)):
         order = np.argsort(expected[1], kind="stable") if form == "voc" else slice(None)  # class after class
         for own, column in zip(got, expected):
             np.testing.assert_allclose(own, column[order], rtol=0, atol=2e-6)
@@ -67,7 +67,7 @@ def test_any_detections_come_back(form, images, tmp_path_factory):
     found = detections(*images)
     read, _ = read_detections(write(form, tmp_path_factory.mktemp("any"), found), NAMES)
     assert [len(labels) for labels in read.labels] == [len(labels) for labels in found.labels]
-    for got, expected in zip(zip(*read), zip(*found)):
+    for got, expected in zip(zip(*read.columns), zip(*found.columns)):
         order = np.argsort(expected[1], kind="stable") if form == "voc" else slice(None)
         np.testing.assert_allclose(got[0], expected[0][order], rtol=1e-6, atol=2e-6)
         assert (got[1] == expected[1][order]).all()
@@ -102,6 +102,21 @@ def test_texts_of_other_programs(tmp_path):
         assert read.bboxes[0].tolist() == [[0, 0, 1, 1]]
         assert [labels.tolist() for labels in read.labels] == [[1], [1], []]
         assert [scores.tolist() for scores in read.scores] == [[0.001], [0.5], []]
+
+
+def test_texts_of_classes_that_the_set_has_not(tmp_path):
+    (tmp_path / "comp4_det_test_bus.txt").write_text("x 1 1 1 2 2")
+    (tmp_path / "comp4_det_test_cow.txt").write_text("x 1 1 1 2 2\nx 1 3 1 4 2")
+    read, n_left_out = read_detections(tmp_path, NAMES)
+    assert (n_left_out, [len(labels) for labels in read.labels]) == (2, [0, 0, 1])
+
+
+def test_two_texts_of_one_class(tmp_path):
+    """Of two runs, say: together they would be twice as many."""
+    for name in ("comp4_det_test_bus.txt", "comp4_det_val_bus.txt"):
+        (tmp_path / name).write_text("x 1 1 1 2 2")
+    with pytest.raises(UserError, match=r"comp4_det_test_bus\.txt and comp4_det_val_bus\.txt are of one class"):
+        read_detections(tmp_path, NAMES)
 
 
 def test_no_detections_at_all(tmp_path):
@@ -172,6 +187,12 @@ def test_such_a_place_is_refused_before_the_work(name, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(UserError, match=r"^--save-detections=.*: can't be written"):
-        make_room_for_detections(tmp_path / name)
-    make_room_for_detections(tmp_path / "new/x.json")
-    make_room_for_detections(tmp_path / "new/folder")
+        make_room_for_detections(tmp_path / name, False, NAMES)
+    make_room_for_detections(tmp_path / "new/x.json", False, NAMES)
+    make_room_for_detections(tmp_path / "new/folder", False, NAMES)
+    alike = Names(["x"], {"a/b": 1, "a_b": 2})
+    make_room_for_detections(tmp_path / "new/y.json", False, alike)
+    with pytest.raises(UserError, match="a/b and a_b would share a file"):
+        make_room_for_detections(tmp_path / "new/y", False, alike)
+    with pytest.raises(UserError, match="an RPN's boxes are of no class"):
+        make_room_for_detections(tmp_path / "new/y", True, NAMES)

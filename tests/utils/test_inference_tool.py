@@ -95,7 +95,7 @@ def test_memory_of_20000_images_is_that_of_their_detections():
     tracemalloc.start()
     found = detect_all(detector, loader, note, n_together=8, raw=True)
     tracemalloc.stop()
-    arrays = [array for column in found for array in column[1_000:]]
+    arrays = [array for column in found.columns for array in column[1_000:]]
     n_bytes = sum(array.nbytes for array in arrays)
     assert len(found) == 20_000
     grown = held[20_000] - held[1_000]

@@ -1,0 +1,109 @@
+"""COCO's form as programs write it that are not COCO's own, and unions of such folders."""
+
+import numpy as np
+import pytest
+
+from data.bbox_dataset import UnionDataset
+from data.coco_dataset import COCOBboxDataset
+from data.splits import open_split
+from tests.coco_folder import box, content, make_coco
+from utils.errors import UserError
+
+
+def test_ids_as_numbers_with_a_point_and_as_texts(tmp_path):
+    """3, 3.0 and "3" are one; the file's own form goes into files of detections."""
+    categories = [{"id": "3", "name": "cat"}, {"id": 7.0, "name": "dog"}]
+    images = [{"id": 1, "file_name": "a.jpg"}]
+    make_coco(tmp_path, content(box(image_id="1", category_id=3.0), box(category_id="7"), images=images,
+                                categories=categories))  # fmt: skip
+    ds = COCOBboxDataset(tmp_path, "val")
+    assert (ds.label_names, ds.get_annotation(0)[1].tolist(), ds.problems) == (("cat", "dog"), [0, 1], [])
+    assert ds.names == ([1], {"cat": "3", "dog": 7.0})
+    assert [row["category_id"] for row in ds.instances()["annotations"]] == [0, 1]
+
+
+def test_a_category_without_boxes_that_has_anothers_name(tmp_path):
+    """Roboflow's first one."""
+    categories = [{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    make_coco(tmp_path, content(box(category_id=1), categories=categories))
+    ds = COCOBboxDataset(tmp_path, "val")
+    assert (ds.label_names, ds.names.category_ids) == (("cat", "dog"), {"cat": 1, "dog": 2})
+
+
+def test_a_path_of_windows(tmp_path):
+    images = [{"id": 1, "file_name": "sub\\deep\\a.jpg"}]
+    make_coco(tmp_path, content(box(), images=images), names=["sub/deep/a.jpg"])
+    assert COCOBboxDataset(tmp_path, "val").path(0) == str(tmp_path / "val/sub/deep/a.jpg")
+
+
+def test_one_missing_picture_does_not_hide_the_others(tmp_path):
+    images = [{"id": k, "file_name": f"{name}.jpg"} for k, name in enumerate("zab")]
+    make_coco(tmp_path, content(box(), images=images), names=["a.jpg", "b.jpg"])
+    with pytest.raises(UserError, match=r"z\.jpg: no such picture"):
+        COCOBboxDataset(tmp_path, "val")
+    ds = COCOBboxDataset(tmp_path, "val", strict=False)
+    assert (ds.ids, len(ds.faults)) == (["1", "2"], 1)
+
+
+@pytest.mark.parametrize("area", [None, "12.5", -3, 10**400])
+def test_an_area_that_is_none_is_the_boxs(tmp_path, area):
+    make_coco(tmp_path, content(box(area=area)))
+    ds = COCOBboxDataset(tmp_path, "val")
+    assert ds.area(0).tolist() == [1200]
+    assert ds.instances()["annotations"][0]["area"] == 1200
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg"])
+def test_a_name_that_no_file_has(tmp_path, name):
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": name}]
+    make_coco(tmp_path, content(box(), images=images))
+    with pytest.raises(UserError):
+        COCOBboxDataset(tmp_path, "val")
+
+
+def test_for_evaluation_boxes_are_as_written(tmp_path):
+    """Other evaluators neither cut nor drop them; to the last digit in COCO's own."""
+    odd = [(5, 5, 0, 9), (90.1, 5, 20.7, 9), (200, 5, 9, 9)]
+    make_coco(tmp_path, content(box(image_id=77), *(box(bbox=b) for b in odd)))
+    ds = COCOBboxDataset(tmp_path, "val", use_difficult=True)
+    assert np.allclose(ds.get_annotation(0)[0], [[5, 5, 14, 5], [5, 90.1, 14, 110.8], [5, 200, 14, 209]])
+    assert [row["bbox"] for row in ds.instances()["annotations"]] == [list(b) for b in odd]
+    assert len(COCOBboxDataset(tmp_path, "val").get_annotation(0)[0]) == 1
+    checked = COCOBboxDataset(tmp_path, "val", use_difficult=True, as_written=False)
+    assert len(checked.get_annotation(0)[0]) == 1
+
+
+def two_folders(tmp_path, second=7):
+    """Both with an image 1; the second also has image 2, an annotation of no image, and its dog's id."""
+    make_coco(tmp_path / "a", content(box(), box(category_id=7)))
+    images = [{"id": k, "file_name": "a.jpg"} for k in (1, 2)]
+    categories = [{"id": 3, "name": "cat"}, {"id": second, "name": "dog"}, {"id": 90, "name": "owl"}]
+    boxes = box(image_id=2, category_id=second), box(image_id=77)
+    make_coco(tmp_path / "b", content(*boxes, images=images, categories=categories))
+    return open_split("coco", f"{tmp_path}/a,{tmp_path}/b", "val", use_difficult=True)
+
+
+def test_a_union_keeps_the_files_ids(tmp_path):
+    db = two_folders(tmp_path)
+    assert isinstance(db, UnionDataset)
+    assert db.names == (["1/1", "2/1", 2], {"cat": 3, "dog": 7, "owl": 90})
+    content = db.instances()
+    assert [image["id"] for image in content["images"]] == db.ids == ["1/1", "2/1", "2"]
+    assert [(row["image_id"], row["category_id"]) for row in content["annotations"]] == [
+        ("1/1", 0),
+        ("1/1", 1),
+        ("2", 1),
+    ]
+
+
+def test_a_union_of_other_ids_scores_no_files(tmp_path):
+    db = two_folders(tmp_path, second=8)
+    assert len(db) == 3
+    with pytest.raises(UserError, match="'dog' is category 7 in one part and 8 in another; score"):
+        _ = db.names
+
+
+def test_classes_that_the_file_lacks_have_ids_of_their_own(tmp_path):
+    make_coco(tmp_path, content(box()))
+    ds = COCOBboxDataset(tmp_path, "val", ("elk", "cat", "dog", "owl", "fox"))
+    assert ds.names.category_ids == {"elk": 91, "cat": 3, "dog": 7, "owl": 90, "fox": 92}

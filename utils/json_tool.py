@@ -1,0 +1,35 @@
+"""JSON files of other programs: read, with what can be wrong with them in one line."""
+
+import json
+import math
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def read_json(path, advice="mend the JSON"):
+    """The content of a file of UTF-8 text, with or without a byte order mark. Raises UserError."""
+    try:
+        return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; {advice}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
+        raise UserError(f"{path}: cannot be read ({error}); check the file and its rights") from None
+
+
+def is_number(value):
+    """Whether it is a number that a float can hold; NaN, which some programs write, is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def is_finite(value):
+    """`is_number`, and neither NaN nor infinite."""
+    return is_number(value) and math.isfinite(value)
