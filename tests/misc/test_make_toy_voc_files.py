@@ -86,7 +86,7 @@ def test_numbers_out_of_range_are_refused(tmp_path, wrong):
 
 def command(*arguments: object) -> subprocess.CompletedProcess:
     line = [sys.executable, "misc/make_toy_voc.py", *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_command_writes_and_prints_a_table(tmp_path):

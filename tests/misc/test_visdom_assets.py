@@ -196,7 +196,7 @@ def test_an_interpreter_without_visdom_gets_one_line(tmp_path):
     assert "visdom is not installed" in done.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_pinned_sums_are_those_of_the_real_packages(tmp_path, monkeypatch):
     small = tuple(p for p in visdom_assets.PACKAGES if p.name in ("classnames", "sjcl", "react-resizable"))
     monkeypatch.setattr(visdom_assets, "PACKAGES", small)

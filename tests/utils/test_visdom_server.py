@@ -16,7 +16,7 @@ from utils.visdom_server import is_visdom, port_in_use, start_server
 
 pytest.importorskip("visdom")
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
