@@ -133,7 +133,7 @@ def row(**others):
 
 WRONG = {
     "not JSON": ("r.json", "[", "line 1, column 2"),
-    "bytes that are no text": ("r.json", b"\xff\xfe\xfa", "cannot be read"),
+    "bytes that are no text": ("r.json", b"\xff\xfe\xfa", "is not UTF-8 text"),
     "so deep that nothing reads it": ("r.json", "[" * 100_000, "cannot be read"),
     "a number": ("r.json", "3", "not a list of objects"),
     "a list of numbers": ("r.json", "[3]", "not a list of objects"),

@@ -99,7 +99,7 @@ def test_memory_of_20000_images_is_that_of_their_detections():
     n_bytes = sum(array.nbytes for array in arrays)
     assert len(found) == 20_000
     grown = held[20_000] - held[1_000]
-    assert n_bytes <= grown <= n_bytes + 160 * len(arrays)  # an array of numpy's is itself an object of 112 bytes
+    assert n_bytes <= grown <= n_bytes + 200 * len(arrays)  # an array is an object of 112 bytes, a reshaped one two
 
 
 class Forgetful(list):
