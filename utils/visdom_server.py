@@ -19,7 +19,7 @@ import numpy as np
 
 from utils.errors import UserError
 
-START_SECONDS = 15  # a start takes 1.3 s on an idle machine; the import alone takes several on a busy one
+START_SECONDS = 60  # a start takes 1.3 s on an idle machine, and has taken over 15 on one whose cores others had
 # `visdom` itself would first fetch its page's files from the net (misc/visdom_assets.py does that); this does not.
 START = "from visdom.server.run_server import main; main()"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -63,7 +63,7 @@ def start_server(port, log_path, env_path=None) -> subprocess.Popen:
         env_path (path): folder where it keeps saved environments; None for visdom's own, ~/.visdom.
 
     Raises:
-        UserError: the port is taken, the log can't be written, or the server did not answer within 15 seconds.
+        UserError: the port is taken, the log can't be written, or the server did not answer within a minute.
     """
     if not 1 <= port <= 65535:
         raise UserError(f"--port={port}: not a port; choose one from 1024 to 65535")
