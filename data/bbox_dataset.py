@@ -115,6 +115,10 @@ class BboxDataset:
         """(H, W) of picture i in pixels."""
         return self._pictures[i].size
 
+    def upright(self, i: int) -> bool:
+        """Whether picture i is turned as its Exif orientation says, see `find_picture`."""
+        return self._pictures[i].upright
+
     @property
     def names(self) -> Names:
         """What its images and classes are called in files of detections: by their ids, and from 1 on."""

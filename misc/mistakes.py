@@ -46,7 +46,7 @@ PREDICT = "predict --load-path=tiny.pth --image="
 def write(path, content):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def voc_files():
@@ -105,11 +105,24 @@ def cut_short():
     write(path, path.read_bytes()[:400])
 
 
+def png_bytes():
+    file = io.BytesIO()
+    Image.linear_gradient("L").save(file, "PNG")
+    return bytearray(file.getvalue())
+
+
 def enormous():
-    """The header of a PNG of 90,000 × 90,000 pixels, and its end."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 90_000, 90_000, 8, 2, 0, 0, 0)), (b"IEND", b"")]
-    packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
-    write("voc/JPEGImages/a.jpg", b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    """A PNG whose header says 90,000 × 90,000 pixels."""
+    content = png_bytes()
+    content[16:24] = struct.pack(">II", 90_000, 90_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    write("voc/JPEGImages/a.jpg", content)
+
+
+def a_bit_turned():
+    content = png_bytes()
+    content[len(content) // 2] ^= 1
+    write("voc/JPEGImages/a.jpg", content)
 
 
 class RunsCode:
@@ -170,6 +183,7 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("a text", text("voc/JPEGImages/a.jpg", "not a picture"), TRAIN),
         ("no byte", text("voc/JPEGImages/a.jpg", ""), TRAIN),
         ("half of a picture", cut_short, TRAIN),
+        ("a bit of a PNG turned", a_bit_turned, TRAIN),
         ("a picture of gigabytes", enormous, TRAIN),
         ("a folder", lambda: (gone("voc/JPEGImages/a.jpg")(), Path("voc/JPEGImages/a.jpg").mkdir()), TRAIN),
     ],
@@ -186,10 +200,12 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("numbers and texts as ids",
          instances(images=[{"id": 1, "file_name": "a.jpg"}, {"id": "x", "file_name": "b.jpg"}]), COCO),
         ("a picture that is nowhere", gone("coco/val/a.jpg"), COCO),
+        ("pictures that are nowhere", lambda: Path("coco/val").rename("coco/elsewhere"), COCO),
         ("no category", instances(categories=[]), COCO),
         ("a category without a name", instances(categories=[{"id": 3, "name": " "}]), COCO),
         ("two categories with one name",
-         instances(categories=[{"id": 3, "name": "cat"}, {"id": 4, "name": "cat"}]), COCO),
+         instances(categories=[{"id": k, "name": "cat"} for k in (3, 4)],
+                   annotations=[coco()["annotations"][0] | {"category_id": k} for k in (3, 4)]), COCO),
         ("an unknown category", annotation(category_id=5), COCO),
         ("a category in words", annotation(category_id="cat"), COCO),
         ("three numbers for a box", annotation(bbox=[1, 2, 3]), COCO),

@@ -1,6 +1,8 @@
 """Makes VOC folders for tests."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 from PIL import Image
@@ -28,11 +30,19 @@ PICTURE = picture_bytes()
 
 
 def break_in_the_middle(picture: Path):
-    """Leave header and end of a picture: that it can't be decoded is seen only when that is tried."""
+    """Make it a PNG with sound checksums and half of its pixels: what is wrong is seen only when it is decoded."""
     with Image.open(picture) as whole:
-        whole.save(picture, "PNG")
-    content = picture.read_bytes()
-    picture.write_bytes(content[:60] + content[-12:])
+        (width, height), rgb = whole.size, whole.convert("RGB").tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    picture.write_bytes(png((b"IHDR", header), (b"IDAT", zlib.compress(rgb[: len(rgb) // 2])), (b"IEND", b"")))
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of (kind, content)."""
+    packed = [(len(own), kind + own, zlib.crc32(kind + own)) for kind, own in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", n) + own + struct.pack(">I", crc) for n, own, crc in packed
+    )
 
 
 def make_voc(root: Path, files: dict[str, str | bytes], picture=".jpg", **lists: str | bytes) -> Path:

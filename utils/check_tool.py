@@ -83,10 +83,12 @@ def notices(model, train_db, val_db):
         if both:
             splits = f"{train_db.split} and {val_db.split}"
             lines.append(f"{len(both):,} images are in both {splits}: the mAP is flattered; choose others")
-    twice = dict.fromkeys(db.path(i) for db in sets for i in range(len(db)) if _has_a_box_twice(db, i))
-    if twice:
-        more = f" and {len(twice) - 1:,} more pictures" if len(twice) > 1 else ""
-        lines.append(f"the same box of the same class twice: {next(iter(twice))}{more}")
+    places = [(db, i) for db in sets for i in range(len(db))]
+    lines += _by_example(
+        "the same box of the same class twice", [db.path(i) for db, i in places if _has_a_box_twice(db, i)]
+    )
+    lying = [db.path(i) for db, i in places if not db.upright(i)]
+    lines += _by_example("read as stored, not turned as Exif says, for so its annotation gives the size", lying)
     return lines + anchor_notices(model, train_db)
 
 
@@ -122,6 +124,13 @@ def anchor_notices(model, db):
            (best[label == k] >= COVERED[0]).mean() < 0.5]  # fmt: skip
     advice = "other --anchor-scales or --anchor-ratios, or a larger --min-size, may find them"
     return [f"no anchor covers half of the boxes of {', '.join(low)} at IoU {COVERED[0]}: {advice}"] if low else []
+
+
+def _by_example(what, paths):
+    """A line on pictures, if there are any, that names the first."""
+    first, *others = dict.fromkeys(paths) or [None]
+    more = f" and {len(others):,} more pictures" if others else ""
+    return [f"{what}: {first}{more}"] if first else []
 
 
 def _columns(db):

@@ -209,7 +209,9 @@ def _read_voc_results(path, names):
     known = sorted((label, file) for file, label in of_file.items() if label is not None)
     if not known:
         known_names = ", ".join(list(names.category_ids)[:8])
-        raise UserError(f"{paths[0]}: its name ends with none of the classes ({known_names}, …); rename it")
+        raise UserError(
+            f"{paths[0]}: its name ends with none of the classes ({known_names}, …); rename it, or --label-names"
+        )
     n_foreign = sum(len(_lines(file)) for file, label in of_file.items() if label is None)
     image_of = {str(image_id): i for i, image_id in enumerate(names.image_ids)}
     image, labels, numbers = [], [], []

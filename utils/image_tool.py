@@ -5,6 +5,7 @@
 
 import math
 import warnings
+import zlib
 from contextlib import contextmanager
 from functools import cache
 
@@ -52,6 +53,7 @@ def read_image(path, upright=True):
         upright: turn it as its Exif orientation says, which is how people see it; False leaves the stored order.
     """
     with _opened(path) as file:
+        file.load()
         turn = UPRIGHT.get(_orientation(file)) if upright else None
         if file.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
             grey = np.asarray(file).clip(0, 65535) / 257
@@ -64,29 +66,45 @@ def read_image(path, upright=True):
 
 
 def image_sizes(path):
-    """(H, W) of a picture as `read_image` gives it upright, and (H, W) as it is stored, from its header alone.
+    """(H, W) of a picture as `read_image` gives it upright, and (H, W) as it is stored, mostly without decoding it.
 
     Raises:
-        UserError: it can't be read, or ends early, as one does of which only a part was copied.
+        UserError: it can't be read, or ends early, as one does of which only a part was copied, or it is a PNG whose
+            checksums are wrong. JPEG has none.
     """
     with _opened(path) as file:
         stored = file.height, file.width
+        is_whole = {"PNG": _is_plain_png, "JPEG": _has_end_mark}.get(file.format)
+        if is_whole is None or not is_whole(path):
+            file.load()  # only decoding can tell
         turned = 5 <= _orientation(file) <= 8  # lies on its side
-        # something may follow a whole picture, so what has no end mark there is judged by decoding it
-        if not _has_end_mark(path, file.format):
-            file.load()
     return stored[::-1] if turned else stored, stored
 
 
-_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-
-
-def _has_end_mark(path, kind):
-    mark = _END_MARKS.get(kind)
+def _has_end_mark(path):
+    """Whether a JPEG ends as one does; something may follow a whole one."""
     with open(path, "rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - 32))
-        return mark is not None and mark in file.read()
+        return b"\xff\xd9" in file.read()
+
+
+def _is_plain_png(path):
+    """Check the checksums of a PNG's chunks (its specification, section 5.3); whether none but the end follows the
+    pixels. Raises OSError where one is wrong or the file is cut."""
+    kinds = []
+    with open(path, "rb") as file:
+        file.seek(8)  # behind the signature
+        while kinds[-1:] != [b"IEND"]:
+            head = file.read(8)
+            n_bytes, kind = int.from_bytes(head[:4]), head[4:]
+            content, stored = file.read(n_bytes), file.read(4)
+            if len(stored) < 4:
+                raise OSError("it ends early")
+            if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(stored):
+                raise OSError(f"the checksum of its part {len(kinds) + 1} is wrong")
+            kinds.append(kind)
+    return kinds[-2:] == [b"IDAT", b"IEND"]
 
 
 def write_jpeg(path, rgb):
@@ -97,7 +115,8 @@ def write_jpeg(path, rgb):
 
 def _orientation(file):
     try:
-        return int(file.getexif().get(0x0112, 1))
+        # PngImageFile's own would decode the pixels first, to see what stands behind them
+        return int(Image.Image.getexif(file).get(0x0112, 1))
     except Exception:  # of a damaged block, whatever breaks first: the pixels may be whole
         return 1
 

@@ -107,7 +107,7 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self):
-        index, begin, time, broken = -1, None, 0.0, []
+        index, begin, time, end, broken = -1, None, 0.0, 0.0, []
         for packet in self._packets():
             try:
                 frames = self._stream.decode(packet)
@@ -119,6 +119,9 @@ class VideoReader:
                 shown = float(index / self.rate) if frame.time is None else frame.time
                 begin = shown if begin is None else begin
                 time = shown - begin
+                known = frame.duration and frame.time_base
+                lasts = frame.duration * frame.time_base if known else 1 / self.rate
+                end = time + float(lasts)
                 if index % self.every == 0:
                     yield Frame(index, time, _upright(frame))
         if index < 0:
@@ -131,9 +134,7 @@ class VideoReader:
                 f"{self.path}: {index + 1} of {promised} frames could be decoded; the others are left out"
             )
         duration = self._duration or 0
-        if duration - time - 1 / self.rate > max(
-            0.5, 0.05 * duration
-        ):  # sound may last somewhat longer than the frames
+        if duration - end > max(0.5, 0.05 * duration):  # sound may last somewhat longer than the frames
             self.problems.append(
                 f"{self.path}: ends {_place(index, time)}, though it should last {duration:.2f} s; what came is kept"
             )

@@ -10,7 +10,7 @@ from PIL import Image
 from data import bbox_dataset, voc_dataset
 from data.bbox_dataset import Problem, report_problems
 from data.voc_dataset import VOC_BBOX_LABEL_NAMES, VOCBboxDataset, find_label_names
-from tests.voc_folder import PICTURE, annotation, make_voc, obj
+from tests.voc_folder import annotation, break_in_the_middle, make_voc, obj
 from utils.errors import UserError
 
 
@@ -48,7 +48,7 @@ def test_example_has_the_contract_of_shapes_dtypes_and_corners(one, monkeypatch)
 
 def test_pixels_are_read_only_when_asked_for(tmp_path):
     root = make_voc(tmp_path, {"a": annotation(obj())})
-    (root / "JPEGImages" / "a.jpg").write_bytes(PICTURE[:60] + PICTURE[-12:])  # header and end are whole
+    break_in_the_middle(root / "JPEGImages" / "a.jpg")
     ds = VOCBboxDataset(root)
     assert len(ds.get_annotation(0)[0]) == 1
     with pytest.raises(UserError, match=r"a\.jpg"):

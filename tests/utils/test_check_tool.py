@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.splits import open_split
 from data.voc_dataset import VOCBboxDataset
@@ -73,6 +74,18 @@ def test_what_is_seldom_meant(tmp_path, capsys, model):
     assert notices(model, val, val)[1].startswith("1 images are in both trainval and trainval: the mAP is flattered")
     say_what_is_there(model, val, None)
     assert "notice: no anchor covers half of the boxes of traffic_light at IoU 0.5: other" in capsys.readouterr().out
+
+
+def test_pictures_whose_annotations_leave_exif_aside(tmp_path, model):
+    make_voc(tmp_path, dict.fromkeys("abc", annotation(obj())))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in "ab":
+        Image.new("RGB", (100, 80)).save(tmp_path / f"JPEGImages/{name}.jpg", exif=exif)
+    db = VOCBboxDataset(str(tmp_path), "trainval", ("cat",))
+    (line,) = (line for line in notices(model, db, None) if "Exif" in line)
+    assert line.startswith("read as stored, not turned as Exif says")
+    assert line.endswith("a.jpg and 1 more pictures")
 
 
 def test_each_problem_with_its_file(tmp_path, capsys, model):

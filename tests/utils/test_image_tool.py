@@ -1,7 +1,9 @@
 """utils/image_tool.py against skimage's resize, hand numbers and small files of every kind."""
 
 import re
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from skimage.transform import resize as skimage_resize
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from tests.voc_folder import png
 from utils.errors import UserError
 from utils.image_tool import (
     IMAGENET_MEAN,
@@ -299,6 +302,32 @@ def test_exif_orientation(tmp_path, suffix, orientation):
     assert np.abs(img.transpose(1, 2, 0)[5, 5] - stored[5, 5]).max() <= 8
 
 
+def test_exif_behind_the_pixels_of_a_png(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0\1\2")),
+              (b"eXIf", exif.tobytes()), (b"IEND", b"")]  # fmt: skip
+    path = tmp_path / "a.png"
+    path.write_bytes(png(*chunks))
+    assert image_sizes(path) == ((2, 1), (1, 2))
+    assert read_image(path)[0].tolist() == [[1], [2]]
+
+
+def test_a_bit_of_a_png_that_is_wrong_is_found_without_decoding(tmp_path):
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"of another program")
+    assert image_sizes(path)[0] == (64, 64)
+    for place in (len(whole) // 2, len(whole) - 20, 20):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="replace or remove the file"):
+            image_sizes(path)
+
+
 def test_a_damaged_exif_block_leaves_the_picture(tmp_path):
     pixels = np.full((16, 16, 3), 90, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01")
@@ -331,6 +360,7 @@ def test_broken_file(tmp_path, kind):
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(path, format=kind[4:])
         path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(UserError) as error:
-        read_image(path)
-    assert one_line_about(path, error)
+    for read in (read_image, image_sizes):
+        with pytest.raises(UserError) as error:
+            read(path)
+        assert one_line_about(path, error)

@@ -102,6 +102,25 @@ def test_a_file_that_is_cut_short_gives_what_it_has_and_says_where_it_ends(tmp_p
     assert "4.80 s" in line
 
 
+def test_a_last_frame_that_stays_for_long_is_no_missing_piece(tmp_path):
+    """As recordings of a screen have it."""
+    path = tmp_path / "screen.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        packets = [
+            packet
+            for frame in [*grey([10, 90, 170]), None]
+            for packet in stream.encode(frame if frame is None else av.VideoFrame.from_ndarray(frame, format="rgb24"))
+        ]
+        last = max(packets, key=lambda packet: packet.pts)
+        last.duration = round(3 / last.time_base)
+        container.mux(packets)
+    frames, problems = read(path)
+    assert len(frames) == 3
+    assert problems == []
+
+
 def test_a_broken_piece_in_the_middle_is_left_out(tmp_path):
     path = film(tmp_path / "a.mp4", grey(STEPS), options={"g": "1", "bf": "0"})  # each frame by itself
     with av.open(str(path)) as container:
