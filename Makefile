@@ -22,8 +22,9 @@ $(READY): requirements.txt requirements-dev.txt
 demo: $(READY)
 	$(RUN) misc/demo.py
 
+# Files side by side: most tests start programs, which have much that only one core can do.
 test: $(READY)
-	$(RUN) -m pytest -m "not slow" --durations=10
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" --durations=10 -n auto --maxprocesses=4 --dist=loadfile
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow
