@@ -83,11 +83,9 @@ def notices(model, train_db, val_db):
         if both:
             splits = f"{train_db.split} and {val_db.split}"
             lines.append(f"{len(both):,} images are in both {splits}: the mAP is flattered; choose others")
-    places = [(db, i) for db in sets for i in range(len(db))]
-    lines += _by_example(
-        "the same box of the same class twice", [db.path(i) for db, i in places if _has_a_box_twice(db, i)]
-    )
-    lying = [db.path(i) for db, i in places if not db.upright(i)]
+    twice = [path for db in sets for path in _with_a_box_twice(db)]
+    lines += _by_example("the same box of the same class twice", twice)
+    lying = [db.path(i) for db in sets for i in range(len(db)) if not db.upright(i)]
     lines += _by_example("read as stored, not turned as Exif says, for so its annotation gives the size", lying)
     return lines + anchor_notices(model, train_db)
 
@@ -141,9 +139,12 @@ def _columns(db):
     return label, difficult, np.repeat(np.arange(len(db)), [len(row[1]) for row in rows]), bbox
 
 
-def _has_a_box_twice(db, i):
-    bbox, label, _ = db.get_annotation(i)
-    return len(np.unique(np.column_stack([bbox, label]), axis=0)) < len(label)
+def _with_a_box_twice(db):
+    """Paths of the pictures that have the same box of the same class more than once."""
+    label, _, image, bbox = _columns(db)
+    _, first = np.unique(np.column_stack([image, label, bbox]), axis=0, return_index=True)
+    again = np.delete(image, first)
+    return [db.path(i) for i in np.unique(again)]
 
 
 def _sizes(db):
