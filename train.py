@@ -209,7 +209,7 @@ def evaluate_command(*args, **kwargs):
     read_options(args, kwargs)
     if bool(opt.load_path) == bool(opt.detections):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
-    stem = Path(opt.detections) if opt.detections else Path(os.path.splitext(opt.load_path)[0])
+    stem = Path(os.path.abspath(opt.detections)) if opt.detections else Path(os.path.splitext(opt.load_path)[0])
     path = Path(opt.out or stem.with_name(f"{stem.name}_eval_{in_a_name(opt.val_split)}.json"))
     make_room(path)
     if opt.detections:

@@ -6,6 +6,7 @@ Letters: R boxes of one picture.
 import itertools
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from utils.bbox_tools import xywh2yxyx
 from utils.detections import Names
 from utils.errors import UserError
 from utils.index_tool import FileIndex
-from utils.json_tool import is_finite, is_number, read_json
+from utils.json_tool import id_key, is_finite, is_number, read_json
 
 # Where the tools that people use put the instances of a split, and its pictures: COCO itself, CVAT, Roboflow, ...
 _JSONS = (
@@ -40,6 +41,7 @@ _JSONS = (
     "{split}/annotations.json", "instances_{split}.json", "{split}.json",
 )  # fmt: skip
 _FOLDERS = ("{split}", "images/{split}", "{split}/images", "images", "JPEGImages", ".")
+_HALF_CHARACTER = re.compile("[\ud800-\udbff]")  # JSON can hold it, no file can; the others are what no UTF-8 is
 _MANY = 2000  # pictures that take long enough for a progress bar
 
 
@@ -102,8 +104,8 @@ class COCOBboxDataset(BboxDataset):
         if strict:
             refuse(faults)
         super().__init__(split, use_difficult, label_names, map(str, image_ids), found, truths, problems, faults)
-        ids = {name: row["id"] for row in content["categories"] if (name := categories.get(_key(row["id"])))}
-        free = itertools.count(1 + max(value if isinstance(value, int) else 0 for value in ids.values()))
+        ids = {name: row["id"] for row in content["categories"] if (name := categories.get(id_key(row["id"])))}
+        free = itertools.count(1 + max((_number_or_text(key)[1] for key in categories), default=0))
         # a checkpoint may know classes that the file lacks
         self._names = Names(image_ids, {name: ids[name] if name in ids else next(free) for name in self.label_names})
 
@@ -119,7 +121,7 @@ class COCOBboxDataset(BboxDataset):
         annotations = [
             {"image_id": image_id, "category_id": self.label_names.index(row.name), "bbox": row.xywh,
              "area": row.xywh[2] * row.xywh[3] if math.isnan(row.area) else row.area, "iscrowd": int(row.crowd)}
-            for image_id in self.names.image_ids for row in of_image[_key(image_id)]
+            for image_id in self.names.image_ids for row in of_image[id_key(image_id)]
         ]  # fmt: skip
         return {"images": [{"id": image_id} for image_id in self.names.image_ids], "annotations": annotations}
 
@@ -169,15 +171,8 @@ def _read(path):
     return content
 
 
-def _key(value):
-    """An id in one form, since some tools write 3, some 3.0 and some "3"; None for what is no id."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip() or None if isinstance(value, (int, str)) and not isinstance(value, bool) else None
-
-
 def _required_key(path, where, row, name):
-    key = _key(row.get(name))
+    key = id_key(row.get(name))
     if key is None:
         raise UserError(f"{path}: {where} has {row.get(name)!r} as {name!r}; correct it")
     return key
@@ -185,21 +180,21 @@ def _required_key(path, where, row, name):
 
 def _required_text(path, where, row, name):
     text = row.get(name)
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip() or _HALF_CHARACTER.search(text):
         raise UserError(f"{path}: {where} has {text!r} as {name!r}; correct it")
     return text
 
 
 def _categories(path, content):
     """Key of the id → name, in the order of the ids."""
-    names, used = {}, {_key(row.get("category_id")) for row in content["annotations"]}
+    names, used = {}, {id_key(row.get("category_id")) for row in content["annotations"]}
     rows = {_required_key(path, f"category {k}", row, "id"): row for k, row in enumerate(content["categories"], 1)}
     if len(rows) < len(content["categories"]):
-        twice = next(key for key, n in Counter(_key(row["id"]) for row in content["categories"]).items() if n > 1)
+        twice = next(key for key, n in Counter(id_key(row["id"]) for row in content["categories"]).items() if n > 1)
         raise UserError(f"{path}: category {twice} is there twice; each id and name once")
     named = {key: _required_text(path, f"category {key}", row, "name").strip() for key, row in rows.items()}
     names_used = {name for key, name in named.items() if key in used}
-    for key in sorted(named, key=lambda key: (not key.isdigit(), len(key), key)):
+    for key in sorted(named, key=_number_or_text):
         name = named[key]
         if key not in used and name in names_used:  # Roboflow's first category has the name of another, and no box
             continue
@@ -209,6 +204,11 @@ def _categories(path, content):
     if not names:
         raise UserError(f"{path}: has no categories; name the classes there")
     return names
+
+
+def _number_or_text(key):
+    """Sorts numbers before texts."""
+    return (0, int(key), "") if re.fullmatch("-?[0-9]+", key) else (1, 0, key)
 
 
 def _images(path, content):

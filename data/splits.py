@@ -122,11 +122,10 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
         path: see `read_detections`.
         max_images: detections of so many images at most.
     """
-    label_names = label_names or find_label_names(kind, data_dir, [split], pictures=False)
     db = open_split(kind, data_dir, split, label_names, use_difficult=True, pictures=False)
     report(db)
     found, n_left_out = read_detections(path, db.names)
     if n_left_out:
         what = f"detections are of images or classes that {db.split} has not: left out"
         say(f"warning: {n_left_out:,} {what}", file=sys.stderr)
-    return db, Detections(*(column and column[:max_images] for column in found))
+    return db, found.of_first(max_images)

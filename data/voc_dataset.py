@@ -31,6 +31,7 @@ from data.bbox_dataset import (
     usable_boxes,
 )
 from utils.errors import UserError
+from utils.file_tool import text_lines
 from utils.index_tool import FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 
@@ -200,7 +201,7 @@ def _read_ids(data_dir: str, split: str, files: dict[str, str]) -> tuple[list[st
     path = _list_path(data_dir, split)
     ids: dict[str, None] = {}
     problems = []
-    for line in filter(None, (line.strip(" \t") for line in re.split("\r\n?|\n", _read_list(data_dir, split)))):
+    for _, line in text_lines(_read_list(data_dir, split)):
         column = _CLASS_COLUMN.fullmatch(line)
         image_id = column[1] if column and line not in files else line  # a picture may be called 'photo 1'
         if image_id in ids:

@@ -30,8 +30,8 @@ class Config:
         "VOCdevkit/VOC2007", "data", "folder with Annotations, ImageSets and JPEGImages; A,B for a union"
     )
     coco_data_dir: str = option("coco", "data", "folder with annotations/instances_SPLIT.json and SPLIT/; A,B likewise")
-    train_split: str = option("train", "data", "split to train on (VOC's own: trainval); a,b for A,B, - for none")
-    val_split: str = option("val", "data", "split to evaluate on (VOC's own: test); a,b for A,B, - for none")
+    train_split: str = option("train", "data", "split to train on (VOC's own: trainval); a,b for A,B; - leaves a folder out")
+    val_split: str = option("val", "data", "split to evaluate on (VOC's own: test); a,b for A,B; - leaves a folder out")
     label_names: str | None = option(None, "data", "class names, a,b,c or a file; default: the checkpoint's, or found")
     min_size: int = option(600, "data", "pixels that the short side is resized to", low=16, high=10000)
     max_size: int = option(1000, "data", "pixels that the long side may have at most", low=16, high=10000)
@@ -235,6 +235,9 @@ class Config:
             if caffe and values.get(name) not in (None, "vgg16"):
                 raise UserError(f"{flag(name)} and --caffe-pretrain both say where the weights come from; give one")
         after = {f.name: getattr(self, f.name) for f in fields(self)} | values
+        other = {"voc": "coco", "coco": "voc"}[after["data"]]
+        if f"{other}_data_dir" in values and f"{after['data']}_data_dir" not in values:  # the default would be read
+            raise UserError(f"{flag(f'{other}_data_dir')} goes with --data={other}; give both, or leave it out")
         for low, high in (("rpn_neg_iou", "rpn_pos_iou"), ("roi_neg_iou_lo", "roi_neg_iou_hi")):
             if after[low] > after[high]:
                 raise UserError(f"{flag(low)}={after[low]} is more than {flag(high)}={after[high]}; make it less")

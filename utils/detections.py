@@ -10,8 +10,10 @@ Letters: N images, R boxes of one image.
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,27 +21,31 @@ import numpy as np
 
 from utils.bbox_tools import xywh2yxyx, yx2xy, yxyx2xywh
 from utils.errors import UserError
-from utils.file_tool import whole_file
-from utils.json_tool import is_finite, read_json
+from utils.file_tool import text_lines, whole_file
+from utils.json_tool import id_key, is_finite, read_json
 
 
-class Detections(NamedTuple):
+@dataclass(frozen=True)
+class Detections:
     """What was found in each of N images, in the order of the data set."""
 
     bboxes: list  # N arrays (R, 4) (y_min, x_min, y_max, x_max), edges in pixels of the picture
     labels: list  # N arrays (R,) 0..L−1
     scores: list  # N arrays (R,)
-    xywh: list | None = (
-        None  # N arrays (R, 4): the boxes as a file in COCO's form has them, for (x + w) − x need not be w
-    )
+    # N arrays (R, 4) (x, y, width, height) where they come from a file in COCO's form: (x + w) − x need not be w
+    xywh: list | None = None
 
-    def __len__(self):  # of images, not of columns
+    def __len__(self):
         return len(self.bboxes)
 
     @property
     def columns(self):
         """The first three."""
         return self.bboxes, self.labels, self.scores
+
+    def of_first(self, n: int | None) -> "Detections":
+        """Those of the first `n` images; of all for None."""
+        return Detections(*(column and column[:n] for column in (*self.columns, self.xywh)))
 
 
 class Names(NamedTuple):
@@ -145,7 +151,7 @@ def write_voc_results(folder, detections: Detections, names: Names, split="test"
     try:
         for name, path in paths.items():
             with whole_file(path) as partial:
-                partial.write_text("".join(lines[name]), "utf-8")
+                partial.write_text("".join(lines[name]), "utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror or error}); choose another folder") from None
     return list(paths.values())
@@ -158,8 +164,10 @@ def _short(value):
 
 def in_a_name(text):
     """A class or a split as a part of a file's name."""
-    return text.replace("/", "_").replace(os.sep, "_")
+    return re.sub(r"[/\\\0\ud800-\udfff]", "_", text)
 
+
+_VOC_LINE = re.compile(r"(.+?)" + r"[ \t]+([^ \t]+)" * 5)  # an id may have spaces
 
 # Each reader returns (image, boxes, label, score) of the boxes of known classes, and how many others there are: of each
 # box the place of its image, or −1, and its numbers as the file has them
@@ -171,14 +179,14 @@ def _read_coco_results(path, names):
         rows = rows.get("annotations")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: not a list of objects with image_id, category_id, bbox and score, as COCO's are")
-    image_of = {str(image_id): i for i, image_id in enumerate(names.image_ids)}
-    label_of = {str(category): label for label, category in enumerate(names.category_ids.values())}
+    image_of = {id_key(image_id): i for i, image_id in enumerate(names.image_ids)}
+    label_of = {id_key(category): label for label, category in enumerate(names.category_ids.values())}
     image, xywh, labels, scores = [], [], [], []
     for k, row in enumerate(rows, 1):
         missing = {"image_id", "category_id", "bbox", "score"} - row.keys()
         if missing:
             raise UserError(f"{path}: detection {k} has no {', '.join(sorted(missing))}; results have all four")
-        label = label_of.get(str(row["category_id"]))
+        label = label_of.get(id_key(row["category_id"]))
         if label is None:
             known = ", ".join(f"{category} {name}" for name, category in list(names.category_ids.items())[:8])
             raise UserError(f"{path}: detection {k} has category {row['category_id']!r}; there are {known}, …")
@@ -189,7 +197,7 @@ def _read_coco_results(path, names):
             )
         if min(box[2:]) < 0:
             raise UserError(f"{path}: detection {k} has a negative side: bbox is [x, y, width, height]; correct it")
-        image.append(image_of.get(str(row["image_id"]), -1))
+        image.append(image_of.get(id_key(row["image_id"]), -1))
         xywh.append(box)
         labels.append(label)
         scores.append(row["score"])
@@ -201,11 +209,7 @@ def _read_voc_results(path, names):
     paths = [path] if path.is_file() else list(path.glob("*_det_*.txt"))
     if not paths:
         raise UserError(f"--detections={path}: no files such as comp4_det_test_CLASS.txt there; check the path")
-    of_file = {file: _label_of_file(file, names.category_ids) for file in paths}
-    twice = [label for label, n in Counter(of_file.values()).items() if n > 1 and label is not None]
-    if twice:
-        first, second, *_ = sorted(file.name for file, label in of_file.items() if label == twice[0])
-        raise UserError(f"--detections={path}: {first} and {second} are of one class; keep those of one run there")
+    of_file = _labels_of_files(paths, names.category_ids)
     known = sorted((label, file) for file, label in of_file.items() if label is not None)
     if not known:
         known_names = ", ".join(list(names.category_ids)[:8])
@@ -217,12 +221,13 @@ def _read_voc_results(path, names):
     image, labels, numbers = [], [], []
     for label, file in known:
         for n, line in _lines(file):
-            image_id, *own = line.rsplit(maxsplit=5)
+            parts = _VOC_LINE.fullmatch(line)
+            image_id, *own = parts.groups() if parts else [None]
             try:
                 own = [float(value) for value in own]
             except ValueError:
                 own = []
-            if len(own) != 5 or not all(map(math.isfinite, own)):
+            if not own or not all(map(math.isfinite, own)):
                 raise UserError(f"{file}: line {n}: {line!r} is not 'id score xmin ymin xmax ymax'; correct it")
             image.append(image_of.get(image_id, -1))
             labels.append(label)
@@ -232,15 +237,32 @@ def _read_voc_results(path, names):
 
 
 def _lines(file):
-    """(number, text) of the lines that are not blank."""
+    """`text_lines` of a file."""
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        return text_lines(file.read_bytes().decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); give detections in VOC's or COCO's form") from None
-    return [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def _label_of_file(file, category_ids):
-    """The class whose name the file's ends with; the longest, where 'bus' and 'minibus' both fit; None for none."""
-    fitting = [name for name in category_ids if f"_{file.stem}".endswith(f"_{in_a_name(name)}")]
-    return list(category_ids).index(max(fitting, key=len)) if fitting else None
+def _labels_of_files(paths, category_ids):
+    """File → the label of the class whose name the file's ends with, or None.
+
+    What stands before the class is the same in all files of one run: of the beginnings that some class would leave it
+    is that of most files, and of several such the shortest. So 'comp4_det_val_wild_cat.txt' is of no class 'cat', if
+    there is a 'comp4_det_val_dog.txt'.
+
+    Raises:
+        UserError: files of more than one run.
+    """
+    label_of = {in_a_name(name): label for label, name in enumerate(category_ids)}
+    beginnings = {
+        file: [file.stem.removesuffix(end) for end in label_of if f"_{file.stem}".endswith(f"_{end}")] for file in paths
+    }
+    votes = Counter(beginning for own in beginnings.values() for beginning in own)
+    beginning = min(votes, key=lambda text: (-votes[text], len(text)), default="")
+    others = sorted(file.name for file in paths if beginnings[file] and not file.stem.startswith(beginning))
+    if others:
+        raise UserError(
+            f"--detections={paths[0].parent}: {others[0]} is of another run than {beginning}CLASS.txt; keep one there"
+        )
+    return {file: label_of.get(file.stem.removeprefix(beginning)) for file in paths}

@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the lines of a text."""
 
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,3 +17,12 @@ def whole_file(path):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def text_lines(text):
+    """(number from 1, line without spaces and tabs around it) of the lines that are not blank.
+
+    They end as lines of files do: `str.splitlines` and `strip` also take characters for that which names may have.
+    """
+    lines = enumerate((line.strip(" \t") for line in re.split("\r\n?|\n", text)), 1)
+    return [(n, line) for n, line in lines if line]

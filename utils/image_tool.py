@@ -107,8 +107,17 @@ def _is_plain_png(path):
     return kinds[-2:] == [b"IDAT", b"IEND"]
 
 
+MAX_JPEG_SIDE = 65_500  # libjpeg's
+
+
 def write_jpeg(path, rgb):
-    """Write (H, W, 3) uint8 RGB as a JPEG file that is at its place when it is whole."""
+    """Write (H, W, 3) uint8 RGB as a JPEG file that is at its place when it is whole.
+
+    Raises:
+        UserError: a side is longer than JPEG has (OSError where the disk is at fault).
+    """
+    if max(rgb.shape[:2]) > MAX_JPEG_SIDE:
+        raise UserError(f"{path}: {rgb.shape[1]}×{rgb.shape[0]} px; a JPEG has {MAX_JPEG_SIDE} a side at most; cut it")
     with whole_file(path) as partial:
         Image.fromarray(rgb).save(partial, "JPEG", quality=95)
 

@@ -19,6 +19,13 @@ def read_json(path, advice="mend the JSON"):
         raise UserError(f"{path}: cannot be read ({error}); check the file and its rights") from None
 
 
+def id_key(value):
+    """An id in one form, since some tools write 3, some 3.0 and some "3"; None for what is no id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() or None if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
 def is_number(value):
     """Whether it is a number that a float can hold; NaN, which some programs write, is one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -109,14 +109,17 @@ def predict_files(model, paths, out_dir, n_together=1, save=("pictures", "json")
                 detections = model.predict([shot.img for shot in chunk])
                 for shot, bbox, label, score in zip(chunk, *detections, strict=True):
                     records.append(_record(shot, bbox, label, score, model.detected_names))
-                    if "pictures" in save:
-                        drawings.write(shot, draw_bboxes(shot.img, bbox, label, score, model.detected_names))
-                    if voc:
-                        names = [model.detected_names[k] for k in label]
-                        if shot.frame is None:
-                            voc.add_picture(shot.path, shot.name, shot.img, bbox, names)
-                        else:
-                            voc.add_frame(shot.name, shot.frame, shot.img, bbox, names)
+                    try:
+                        if "pictures" in save:
+                            drawings.write(shot, draw_bboxes(shot.img, bbox, label, score, model.detected_names))
+                        if voc:
+                            names = [model.detected_names[k] for k in label]
+                            if shot.frame is None:
+                                voc.add_picture(shot.path, shot.name, shot.img, bbox, names)
+                            else:
+                                voc.add_frame(shot.name, shot.frame, shot.img, bbox, names)
+                    except UserError as error:  # this one has no such form
+                        problems.append(str(error))
     except OSError as error:
         raise UserError(
             f"--out={out_dir}: can't be written ({error.strerror or error}); choose another folder"
@@ -205,7 +208,12 @@ class _Drawings:
         if shot.name != self._name:
             self.close()
             self._name, self._video = shot.name, VideoWriter(self._folder / f"{shot.name}.mp4", shot.rate)
-        self._video.write(rgb, shot.time)
+        if self._video:
+            try:
+                self._video.write(rgb, shot.time)
+            except UserError:  # which is told once: its other frames would be alike
+                self._video = None
+                raise
 
     def close(self):
         """Write the end of the last video."""

@@ -63,9 +63,10 @@ class Scores(NamedTuple):
         try:
             with whole_file(path) as partial:
                 document = json.dumps(about | self.to_json(), indent=1, ensure_ascii=False)
-                partial.write_text(document, "utf-8")
+                partial.write_text(document, "utf-8", errors="backslashreplace")  # names that are no UTF-8
             for name, rows in tables.items():
-                with whole_file(paths[name]) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+                csv_file = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+                with whole_file(paths[name]) as partial, partial.open("w", **csv_file) as file:
                     csv.writer(file).writerows([_shown(value) for value in row] for row in rows)
         except OSError as error:
             raise UserError(f"{path}: can't be written ({error.strerror or error}); name another --out") from None

@@ -4,7 +4,7 @@ Letters: (3, H, W) or (H, W, 3) a frame.
 """
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -170,6 +170,7 @@ class VideoWriter:
 
     Raises:
         OSError: it can't be written.
+        UserError: the encoder does not take such frames; nothing is left of the file.
     """
 
     def __init__(self, path, rate):
@@ -181,25 +182,40 @@ class VideoWriter:
 
     def write(self, rgb, time):
         """A frame: (H, W, 3) uint8 RGB, to be shown `time` seconds after the first."""
-        if self._container is None:
-            self._open(*rgb.shape[:2])
-        size = {"width": self._stream.width, "height": self._stream.height}
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        frame = frame.reformat(**size, format="yuv420p", dst_colorspace=Colorspace.ITU709)
-        self._ticks = max(self._ticks + 1, round(time / TICK))  # times of damaged files may go back
-        frame.pts, frame.time_base = self._ticks, TICK
-        self._container.mux(self._stream.encode(frame))
+        with self._encoding():
+            if self._container is None:
+                self._open(*rgb.shape[:2])
+            size = {"width": self._stream.width, "height": self._stream.height}
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            frame = frame.reformat(**size, format="yuv420p", dst_colorspace=Colorspace.ITU709)
+            self._ticks = max(self._ticks + 1, round(time / TICK))  # times of damaged files may go back
+            frame.pts, frame.time_base = self._ticks, TICK
+            self._container.mux(self._stream.encode(frame))
 
     def close(self):
         """Write what the encoder still holds; without a frame there is no file."""
         if self._container is None:
             return
-        with self._file:
-            try:
-                self._container.mux(self._stream.encode())
-            finally:
-                self._container.close()
-                self._container = None
+        with self._encoding():
+            self._container.mux(self._stream.encode())
+            self._container.close()
+        self._container = None
+        self._file.close()
+
+    @contextmanager
+    def _encoding(self):
+        """After an error within, the file is taken away."""
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            container, self._container = self._container, None
+            if container is not None:
+                with suppress(av.FFmpegError, OSError):  # what was not begun can't be ended
+                    container.close()
+            with self._file:
+                if isinstance(error, OSError):
+                    raise
+                raise UserError(f"{self.path}: can't be encoded ({error.strerror}); take pictures of it") from None
 
     def _open(self, height, width):
         name = next(name for name in ENCODERS if name in av.codecs_available)

@@ -111,12 +111,40 @@ def test_texts_of_classes_that_the_set_has_not(tmp_path):
     assert (n_left_out, [len(labels) for labels in read.labels]) == (2, [0, 0, 1])
 
 
-def test_two_texts_of_one_class(tmp_path):
-    """Of two runs, say: together they would be twice as many."""
-    for name in ("comp4_det_test_bus.txt", "comp4_det_val_bus.txt"):
+def test_texts_of_two_runs(tmp_path):
+    """Together they would be twice as many."""
+    for name in ("comp4_det_test_bus.txt", "comp4_det_val_bus.txt", "comp4_det_val_minibus.txt"):
         (tmp_path / name).write_text("x 1 1 1 2 2")
-    with pytest.raises(UserError, match=r"comp4_det_test_bus\.txt and comp4_det_val_bus\.txt are of one class"):
+    with pytest.raises(UserError, match=r"comp4_det_test_bus\.txt is of another run than comp4_det_val_CLASS\.txt"):
         read_detections(tmp_path, NAMES)
+
+
+def test_a_class_whose_name_ends_with_anothers(tmp_path):
+    (tmp_path / "comp4_det_val_mini_bus.txt").write_text("x 1 1 1 2 2")
+    (tmp_path / "comp4_det_val_a_b.txt").write_text("x 1 1 1 2 2")
+    for names, n_left_out, found in ((NAMES, 1, [2]), (Names(["x"], {"bus": 1, "mini_bus": 2, "a/b": 3}), 0, [1, 2])):
+        read, n = read_detections(tmp_path, names)
+        assert n == n_left_out
+        assert sorted(np.concatenate(read.labels).tolist()) == found
+
+
+@pytest.mark.parametrize("image_id", ["\u3000a", "a\u00a0", "a\u0085b", "a\u2028b", "photo 1", "a b  c"])
+def test_any_id_comes_back_from_a_text(tmp_path, image_id):
+    names = Names([image_id, "other"], {"bus": 1})
+    one = np.array([[1.0, 2, 30, 40]]), np.array([0]), np.array([0.5])
+    found = Detections(*([column, column[:0]] for column in one))
+    write_voc_results(tmp_path / "texts", found, names)
+    read, n_left_out = read_detections(tmp_path / "texts", names)
+    assert n_left_out == 0
+    assert [len(box) for box in read.bboxes] == [1, 0]
+
+
+@pytest.mark.parametrize("image_id", [1, 1.0, "1"])
+@pytest.mark.parametrize("category_id", [3, 3.0, "3"])
+def test_ids_as_a_table_program_writes_them(tmp_path, image_id, category_id):
+    (tmp_path / "r.json").write_text(json.dumps([row(image_id=image_id, category_id=category_id)]))
+    read, n_left_out = read_detections(tmp_path / "r.json", Names([1, 2], {"cat": 3}))
+    assert (n_left_out, [len(box) for box in read.bboxes]) == (0, [1, 0])
 
 
 def test_no_detections_at_all(tmp_path):

@@ -107,6 +107,20 @@ def test_a_broken_picture_does_not_lose_the_others(tmp_path):
     assert not any("\n" in line for line in problems)
 
 
+def test_what_has_no_form_to_be_drawn_in_does_not_lose_the_others(tmp_path):
+    """A JPEG has no more than 65,500 pixels a side, and the encoder of videos takes no frame of 20,000."""
+    files = tmp_path / "files"
+    paths = [picture(files / "a.png", 50), picture(files / "b.png", 50, size=(1, 70_000)),
+             film(files / "c.gif", [*grey([10, 90, 170], size=(16, 20_000))]), picture(files / "d.png", 50)]  # fmt: skip
+    records, problems = predict_files(Detector({}), paths, tmp_path / "out")
+    assert len(records) == 6
+    assert len(problems) == 2
+    assert "b.jpg: 70000×1 px; a JPEG has 65500 a side at most" in problems[0]
+    assert "c.mp4: can't be encoded" in problems[1]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["a.jpg", "d.jpg", "detections.json"]
+
+
 def test_no_readable_picture_is_an_error(tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_text("no")
