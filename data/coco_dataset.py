@@ -84,7 +84,8 @@ class COCOBboxDataset(BboxDataset):
         as_written = use_difficult if as_written is None else as_written
         self.data_dir = os.fspath(data_dir)
         self.json_path = path = _find_json(self.data_dir, split)
-        content, index = _read(path), index or FileIndex()
+        index = index or FileIndex()
+        content = index.get("coco", path, _read)
         categories = _categories(path, content)
         label_names = tuple(categories.values()) if label_names is None else check_names(label_names)
         images = _images(path, content)
@@ -126,12 +127,22 @@ class COCOBboxDataset(BboxDataset):
         return {"images": [{"id": image_id} for image_id in self.names.image_ids], "annotations": annotations}
 
 
-def find_label_names(data_dir: str | os.PathLike, splits: Iterable[str], **reading) -> tuple[str, ...]:
-    """The categories of these splits, each once: in the order of their ids, the first split's first."""
+def find_label_names(
+    data_dir: str | os.PathLike,
+    splits: Iterable[str],
+    *,
+    pictures: bool = True,
+    strict: bool = True,
+    index: FileIndex | None = None,
+) -> tuple[str, ...]:
+    """The categories of these splits, each once: in the order of their ids, the first split's first.
+
+    Of the other arguments `index` alone matters here.
+    """
     names: dict[str, None] = {}
     for split in splits:
         path = _find_json(os.fspath(data_dir), split)
-        names |= dict.fromkeys(_categories(path, _read(path)).values())
+        names |= dict.fromkeys(_categories(path, (index or FileIndex()).get("coco", path, _read)).values())
     return tuple(names)
 
 
@@ -161,14 +172,22 @@ def _few(names, n=5):
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "") if names else "none"
 
 
+_FIELDS = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd"),
+    "categories": ("id", "name"),
+}
+
+
 def _read(path):
-    """The file's content, its three lists checked."""
-    content = read_json(path)
-    for part in ("images", "annotations", "categories"):
+    """The file's three lists, checked to be lists of objects; of these what is used here, which leaves out masks."""
+    content, lean = read_json(path), {}
+    for part, names in _FIELDS.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise UserError(f"{path}: has no list {part!r} of objects; this is not COCO's form of instances")
-    return content
+        lean[part] = [{name: row[name] for name in names if name in row} for row in rows]
+    return lean
 
 
 def _required_key(path, where, row, name):

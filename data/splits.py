@@ -6,7 +6,7 @@ import sys
 from data import coco_dataset, voc_dataset
 from data.bbox_dataset import BboxDataset, UnionDataset, report_problems
 from utils.cli_tool import say
-from utils.detections import Detections, read_detections
+from utils.detections import read_detections
 from utils.errors import UserError
 from utils.index_tool import FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES

@@ -23,18 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.errors import UserError, run_program
 from utils.file_tool import whole_file
+from utils.json_tool import read_json
 
 FOLDERS = ("VG_100K", "VG_100K_2")
 
 
-def read_json(path):
+def read_rows(path):
     """A list of objects. Raises UserError for anything else."""
-    try:
-        rows = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; --data-dir is the folder with Visual Genome's JSON files") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); get the file anew") from None
+    if not path.exists():
+        raise UserError(f"{path}: no such file; --data-dir is the folder with Visual Genome's JSON files")
+    rows = read_json(path, "get the file anew")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: not a list of objects; is this a file of Visual Genome's?")
     return rows
@@ -42,7 +40,8 @@ def read_json(path):
 
 def plain_names(row):
     """The names of an object as they were written, in lower case, each with single spaces."""
-    names = row.get("names") or [row.get("name", "")]
+    names = row.get("names") or row.get("name", "")
+    names = [names] if isinstance(names, str) else names
     return [" ".join(str(name).lower().split()) for name in names]
 
 
@@ -85,9 +84,10 @@ def convert(data_dir, images, class_of, val_share=0.05, seed=0):
         val_share: 0..1, of the pictures, drawn with `seed`.
 
     Returns:
-        {"train": content, "val": content}, and a Counter of why objects were left out.
+        {"train": content, "val": content} of those that have pictures, and a Counter of why objects were left out.
     """
-    sizes = {row["image_id"]: (row["width"], row["height"]) for row in read_json(data_dir / "image_data.json")}
+    images = list({image["image_id"]: image for image in images}.values())  # each once
+    sizes = {row["image_id"]: (row["width"], row["height"]) for row in read_rows(data_dir / "image_data.json")}
     category = {name: k for k, name in enumerate(dict.fromkeys(class_of.values()), 1)}
     categories = [{"id": k, "name": name} for name, k in category.items()]
     content = {split: {"images": [], "annotations": [], "categories": categories} for split in ("train", "val")}
@@ -108,7 +108,7 @@ def convert(data_dir, images, class_of, val_share=0.05, seed=0):
                 "id": len(own["annotations"]) + 1, "image_id": image_id, "category_id": category[known[0]],
                 "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
             })  # fmt: skip
-    return content, left_out
+    return {split: own for split, own in content.items() if own["images"]}, left_out
 
 
 def picture_folder(data_dir, image_id):
@@ -132,21 +132,24 @@ def main(argv=None):
         raise UserError(f"--n-classes={args.n_classes}: must be at least 1")
     if not 0 <= args.val_share < 1:
         raise UserError(f"--val-share={args.val_share}: must be from 0 to less than 1")
-    images = read_json(args.data_dir / "objects.json")
+    images = read_rows(args.data_dir / "objects.json")
     try:
         class_of = read_names(args.names) if args.names else commonest(images, args.n_classes)
         content, left_out = convert(args.data_dir, images, class_of, args.val_share, args.seed)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{args.data_dir}: its JSON files are not Visual Genome's ({error}); get them anew") from None
     for split, own in content.items():
         path = args.data_dir / "annotations" / f"instances_{split}.json"
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(own), "utf-8")
+        try:
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps(own), "utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: can't be written ({error.strerror}); check the folder and its rights") from None
         counts = f"{len(own['images']):,} images, {len(own['annotations']):,} boxes, {len(own['categories'])} classes"
         print(f"{path}: {counts}")
     print(f"left out: {', '.join(f'{n:,} objects ({what})' for what, n in left_out.items()) or 'nothing'}")
     print(
-        f"next: python train.py check --data=coco --coco-data-dir={args.data_dir} --train-split=train --val-split=val"
+        f"next: python train.py check --data=coco --coco-data-dir={args.data_dir} --train-split={next(iter(content))}"
     )
 
 

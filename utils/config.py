@@ -30,7 +30,9 @@ class Config:
         "VOCdevkit/VOC2007", "data", "folder with Annotations, ImageSets and JPEGImages; A,B for a union"
     )
     coco_data_dir: str = option("coco", "data", "folder with annotations/instances_SPLIT.json and SPLIT/; A,B likewise")
-    train_split: str = option("train", "data", "split to train on (VOC's own: trainval); a,b for A,B; - leaves a folder out")
+    train_split: str = option(
+        "train", "data", "split to train on (VOC's own: trainval); a,b for A,B; - leaves a folder out"
+    )
     val_split: str = option("val", "data", "split to evaluate on (VOC's own: test); a,b for A,B; - leaves a folder out")
     label_names: str | None = option(None, "data", "class names, a,b,c or a file; default: the checkpoint's, or found")
     min_size: int = option(600, "data", "pixels that the short side is resized to", low=16, high=10000)

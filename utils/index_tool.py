@@ -3,12 +3,18 @@
 import hashlib
 import json
 import os
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
 from utils.file_tool import whole_file
 
-_VERSION = 2  # of what the readers keep here: another one is read anew
+_VERSION = 3  # of what the readers keep here: another one is read anew
+
+
+def _head(body):
+    """The first line of a file: of what version it is, and that nothing of it was changed."""
+    return f"version {_VERSION}, CRC32 {zlib.crc32(body):08x}".encode()
 
 
 class FileIndex:
@@ -25,10 +31,10 @@ class FileIndex:
         self.path = path and Path(path)
         self._known, self._changed = {}, False
         if path:  # a damaged one is as none: it holds nothing that is not in the files
-            with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                stored = json.loads(self.path.read_bytes())
-                if stored.get("version") == _VERSION:
-                    self._known = dict(stored["files"])
+            with suppress(OSError):
+                head, _, body = self.path.read_bytes().partition(b"\n")
+                if head == _head(body):
+                    self._known = json.loads(body)
 
     @classmethod
     def of(cls, folder: str | os.PathLike) -> "FileIndex":
@@ -51,7 +57,7 @@ class FileIndex:
         stamp = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
         key = f"{kind} {os.path.abspath(path)}"
         entry = self._known.get(key)
-        if isinstance(entry, list) and entry[:-1] == stamp:
+        if entry and entry[:-1] == stamp:
             return entry[-1]
         value = read(path)
         self._known[key], self._changed = [*stamp, value], True
@@ -61,6 +67,7 @@ class FileIndex:
         """Keep what is new, without the files that are gone. Where it can't be written, the next run reads again."""
         if self.path and self._changed:
             files = {key: entry for key, entry in self._known.items() if os.path.exists(key.partition(" ")[2])}
-            with suppress(OSError, UnicodeError), whole_file(self.path) as partial:
-                partial.write_text(json.dumps({"version": _VERSION, "files": files}), "utf-8")
+            body = json.dumps(files).encode()
+            with suppress(OSError), whole_file(self.path) as partial:
+                partial.write_bytes(_head(body) + b"\n" + body)
             self._changed = False

@@ -60,7 +60,11 @@ def test_the_commonest_names(folder):
 
 def test_names_from_a_file(folder):
     (folder / "vocabulary.txt").write_text("plant,tree,bush\n\nThing, rare  thing\n")
+    objects = json.loads((folder / "objects.json").read_text())
+    objects[0]["objects"][0]["names"] = "Tree"  # a text in place of a list
+    (folder / "objects.json").write_text(json.dumps([*objects, objects[3]]))  # and a picture twice
     run(f"--data-dir={folder}", f"--names={folder}/vocabulary.txt", "--val-share=0")
+    assert [path.name for path in (folder / "annotations").iterdir()] == ["instances_train.json"]
     db = COCOBboxDataset(folder, "train")
     assert db.label_names == ("plant", "thing")
     labels = [db.label_names[k] for i in range(len(db)) for k in db.get_annotation(i)[1]]
@@ -71,11 +75,17 @@ def test_names_from_a_file(folder):
     ("make", "words", "told"),
     [
         (lambda folder: (folder / "objects.json").unlink(), [], "objects.json: no such file"),
-        (lambda folder: (folder / "objects.json").write_text("[{"), [], "objects.json: cannot be read"),
+        (lambda folder: (folder / "objects.json").write_text("[{"), [], "objects.json: line 1, column 3: Expecting"),
         (lambda folder: (folder / "objects.json").write_text("[{}]"), [], "are not Visual Genome's"),
+        (
+            lambda folder: (folder / "objects.json").write_text('[{"image_id": 1, "objects": [3]}]'),
+            [],
+            "are not Visual",
+        ),
         (lambda folder: (folder / "image_data.json").write_text("[]"), [], "are not Visual Genome's"),
         (lambda folder: (folder / "image_data.json").write_text("{}"), [], "image_data.json: not a list"),
         (lambda folder: (folder / "VG_100K/1.jpg").unlink(), [], "no picture 1.jpg in VG_100K or VG_100K_2"),
+        (lambda folder: (folder / "annotations").write_text(""), [], "instances_train.json: can't be written"),
         (lambda folder: None, ["--n-classes=0"], "--n-classes=0"),
         (lambda folder: None, ["--val-share=1"], "--val-share=1"),
         (lambda folder: None, ["--names=nowhere.txt"], "--names=nowhere.txt: cannot be read"),
@@ -86,4 +96,4 @@ def test_a_mistake_is_one_line(folder, make, words, told):
     lines = run(f"--data-dir={folder}", *words, code=2).stderr.splitlines()
     assert told in lines[-1]
     assert lines[-1].startswith("error: ")
-    assert not (folder / "annotations").exists()
+    assert not (folder / "annotations").is_dir()

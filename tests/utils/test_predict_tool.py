@@ -107,7 +107,7 @@ def test_a_broken_picture_does_not_lose_the_others(tmp_path):
     assert not any("\n" in line for line in problems)
 
 
-def test_what_has_no_form_to_be_drawn_in_does_not_lose_the_others(tmp_path):
+def test_what_can_not_be_drawn_does_not_lose_the_others(tmp_path):
     """A JPEG has no more than 65,500 pixels a side, and the encoder of videos takes no frame of 20,000."""
     files = tmp_path / "files"
     paths = [picture(files / "a.png", 50), picture(files / "b.png", 50, size=(1, 70_000)),
