@@ -9,6 +9,8 @@
 """
 
 import os
+import shlex
+import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -18,6 +20,9 @@ from pathlib import Path
 # By default the threads of a parallel region spin while they wait for the last one: with any other process on one of
 # the cores (a data loader's, say) that makes a step on a CPU several times as slow. Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while the packages are loaded there is nothing to tell
 
 import fire
 import torch
@@ -35,7 +40,7 @@ from data.splits import open_scored, open_split, report, report_both, training_s
 from model.start import architecture_options, described_model, detector, new_model, training_model, with_threshold
 from model.zoo import MODELS, architecture, build_model, model_class, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
-from utils.check_tool import anchor_line, notices, say_what_is_there
+from utils.check_tool import anchor_line, best_anchor_ious, notices, say_what_is_there
 from utils.checkpoint import read_checkpoint, state_to_go_on_from
 from utils.cli_tool import (
     check_finite,
@@ -79,8 +84,9 @@ def train(*args, **kwargs):
     train_rois, val_rois = stored_proposals(train_db, val_db)
     model = training_model(opt, train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
     model.rpn_only = opt.schedule == "rpn"
-    say(anchor_line(model, train_db))
-    for line in notices(model, train_db, val_db):
+    best = best_anchor_ious(model, train_db)
+    say(anchor_line(best))
+    for line in notices(train_db, val_db, best):
         say(f"warning: {line}", file=sys.stderr)
     name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(name, opt.overwrite)
@@ -209,7 +215,7 @@ def evaluate_command(*args, **kwargs):
     read_options(args, kwargs)
     if bool(opt.load_path) == bool(opt.detections):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
-    stem = Path(os.path.abspath(opt.detections)) if opt.detections else Path(os.path.splitext(opt.load_path)[0])
+    stem = Path(os.path.abspath(opt.detections or os.path.splitext(opt.load_path)[0]))
     path = Path(opt.out or stem.with_name(f"{stem.name}_eval_{in_a_name(opt.val_split)}.json"))
     make_room(path)
     if opt.detections:
@@ -354,17 +360,13 @@ def finish(run_dir, best_map, val_db):
         draw(model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
     say("next:")
     if val_db is not None:
-        words = [
-            f"--load-path={best}",
-            *([f"--data={opt.data}"] if opt.data != "voc" else []),
-            f"--{opt.data}-data-dir={opt.data_dir}",
-            f"--val-split={opt.val_split}",
-        ]
+        kind = [f"--data={opt.data}"] if opt.data != "voc" else []
+        words = [f"--load-path={best}", *kind, f"--{opt.data}-data-dir={opt.data_dir}", f"--val-split={opt.val_split}"]
         if opt.proposals:
             words.append(f"--proposals={','.join(opt.proposals)}")
-        say(f"  python train.py eval {' '.join(words)}")
+        say(f"  python train.py eval {shlex.join(words)}")
     if not opt.proposals:  # else it has no RPN that would find anything in another picture
-        say(f"  python train.py predict --load-path={best} --image=FILE_OR_FOLDER")
+        say(f"  python train.py predict {shlex.join([f'--load-path={best}'])} --image=FILE_OR_FOLDER")
 
 
 def draw(model, paths, out_dir):
@@ -394,4 +396,6 @@ def ready(model, preset):
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(run_command(COMMANDS, sys.argv[1:], fire))

@@ -28,18 +28,17 @@ class Problem(NamedTuple):
 class Picture(NamedTuple):
     """A picture file."""
 
-    path: str
-    size: tuple[int, int] | None  # (H, W) as it is read; None if neither the picture nor its annotation was asked
+    path: str | None  # None where the pictures are not looked at
+    size: tuple[int, int] | None  # (H, W) as it is read; then, as the annotation says, or None
     upright: bool = True  # turned as its Exif orientation says; see `find_picture`
 
 
 class Truth(NamedTuple):
     """The true boxes of one picture."""
 
-    bbox: np.ndarray  # (R, 4) float32 (y_min, x_min, y_max, x_max), edges
+    bbox: np.ndarray  # (R, 4) (y_min, x_min, y_max, x_max), edges: float32, or float64 as it is written
     label: np.ndarray  # (R,) int32, index into the dataset's `label_names`
     difficult: np.ndarray  # (R,) bool: not to be learned, and neither right nor wrong in evaluation
-    area: np.ndarray  # (R,) float32 px² of the object: its mask's where that is known, else its box's
 
     def rows(self, wanted):
         """Those of its boxes that `wanted`, a mask or indices, takes."""
@@ -100,20 +99,25 @@ class BboxDataset:
 
     def get_annotation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(bbox, label, difficult) of picture i without reading the picture; the arrays are the caller's own."""
-        bbox, label, difficult, _ = self._truths[i]
-        return bbox.copy(), label.copy(), difficult.copy()
+        bbox, label, difficult = self._truths[i]
+        return bbox.astype(np.float32), label.copy(), difficult.copy()
 
-    def area(self, i: int) -> np.ndarray:
-        """(R,) float32 px² of the objects of picture i."""
-        return self._truths[i].area.copy()
+    def truth(self, i: int) -> Truth:
+        """What evaluation compares with: of float32 boxes an IoU of 0.5 may become less. Not to be changed."""
+        return self._truths[i]
 
-    def path(self, i: int) -> str:
-        """Where picture i lies."""
+    def path(self, i: int) -> str | None:
+        """Where picture i lies; None where the pictures were not looked at."""
         return self._pictures[i].path
 
-    def size(self, i: int) -> tuple[int, int]:
-        """(H, W) of picture i in pixels."""
+    def size(self, i: int) -> tuple[int, int] | None:
+        """(H, W) of picture i in pixels; None where it was not looked at, and its annotation does not say."""
         return self._pictures[i].size
+
+    @property
+    def n_learned(self) -> int:
+        """How many boxes there are to learn from: those that are not difficult."""
+        return sum(int((~truth.difficult).sum()) for truth in self._truths)
 
     def upright(self, i: int) -> bool:
         """Whether picture i is turned as its Exif orientation says, see `find_picture`."""
@@ -122,7 +126,8 @@ class BboxDataset:
     @property
     def names(self) -> Names:
         """What its images and classes are called in files of detections: by their ids, and from 1 on."""
-        return Names(self.ids, {name: k for k, name in enumerate(self.label_names, 1)})
+        category_ids = {name: k for k, name in enumerate(self.label_names, 1)}
+        return Names(self.ids, category_ids, made_up=frozenset(category_ids))
 
     def instances(self) -> dict:
         """The lists `images` and `annotations` of COCO's form, in which `category_id` is the label.
@@ -130,10 +135,11 @@ class BboxDataset:
         Difficult boxes are crowds there: nothing else of COCO's takes any number of detections, none of which counts.
         """
         annotations = [
-            {"image_id": image_id, "category_id": label, "bbox": box, "area": area, "iscrowd": int(difficult)}
+            {"image_id": image_id, "category_id": int(label), "bbox": box, "area": box[2] * box[3],
+             "iscrowd": int(difficult)}
             for image_id, truth in zip(self.names.image_ids, self._truths, strict=True)
-            for box, label, difficult, area in zip(_xywh(truth.bbox), *map(np.ndarray.tolist, truth[1:]), strict=True)
-        ]
+            for box, label, difficult in zip(yxyx2xywh(truth.bbox).tolist(), *truth[1:], strict=True)
+        ]  # fmt: skip
         return {"images": [{"id": image_id} for image_id in self.names.image_ids], "annotations": annotations}
 
     def summary(self) -> str:
@@ -156,9 +162,6 @@ class UnionDataset(BboxDataset):
     """Datasets of the same classes, one after the other; `VOCBboxDataset`s of 2007 and 2012, say.
 
     An id that two of them have gets its place in `parts` in front.
-
-    Raises:
-        UserError: the parts number their classes in files of detections differently.
     """
 
     def __init__(self, parts: Sequence[BboxDataset]):
@@ -174,10 +177,14 @@ class UnionDataset(BboxDataset):
 
     @property
     def names(self) -> Names:
-        """Its parts' names: of pictures whose name two parts have, by their ids here."""
+        """Its parts' names: of pictures whose name two parts have, by their ids here.
+
+        Raises UserError where the parts number their classes in files of detections differently.
+        """
         image_ids = [own for part in self._parts for own in part.names.image_ids]
         n_with = Counter(map(str, image_ids))
         image_ids = [own if n_with[str(own)] == 1 else i for own, i in zip(image_ids, self.ids, strict=True)]
+        made_up = frozenset.union(*(part.names.made_up for part in self._parts))
         first, *others = (part.names.category_ids for part in self._parts)
         for other in others:
             if first != other:
@@ -186,7 +193,7 @@ class UnionDataset(BboxDataset):
                     f"{self.split}: {name!r} is category {first[name]} in one part and {other[name]} in another; score "
                     "detections of each part by itself"
                 )
-        return Names(image_ids, first)
+        return Names(image_ids, first, made_up)
 
     def instances(self) -> dict:
         images, annotations = [{"id": own} for own in self.ids], []
@@ -257,6 +264,11 @@ def label_of(path: str, name: str, label_names: tuple[str, ...]) -> int:
 # Pictures and boxes
 
 
+def look_at_pictures(paths, index):
+    """Find the sizes of those that the index does not know yet, side by side: `find_picture` takes them from there."""
+    index.fill("picture", paths, image_sizes, "pictures")
+
+
 def find_picture(path, said, index):
     """`Picture` of a file whose annotation says that it has the size `said`, (H, W) or None; see `FileIndex`.
 
@@ -287,13 +299,19 @@ def usable_boxes(path, bbox, size, describe, as_written):
         as_written: keep all that are finite as they are.
 
     Returns:
-        bbox (R, 4) float32, usable (R,) bool, and a problem for each box that is not usable or was cut by more than
-        a pixel. Up to a pixel is what mixing 0-based and 1-based tools leaves, and is cut without a word.
+        bbox (R, 4) float32, or float64 as they are; usable (R,) bool; and a problem for each box that is not usable
+        or was cut by more than a pixel. Up to a pixel is what mixing 0-based and 1-based tools leaves, and is cut
+        without a word.
     """
+    bbox = np.asarray(bbox, np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinite corners are sorted out below
-        # judged as float32, since two corners can become one in the rounding
-        bbox = np.asarray(bbox, np.float64).reshape(-1, 4).astype(np.float32)
-        cut = bbox if as_written else np.clip(bbox, 0, np.array(size * 2 if size else np.inf, np.float32))
+        if not as_written:
+            bbox = bbox.astype(np.float32)  # judged so, since two corners can become one in the rounding
+        limit = np.array(size * 2 if size else np.inf, np.float32)
+        inside = np.isfinite(bbox) & (bbox >= 0) & (bbox <= limit)
+        if inside.all() and (bbox[:, 2:] > bbox[:, :2]).all():  # as most are
+            return bbox, np.ones(len(bbox), bool), []
+        cut = bbox if as_written else np.clip(bbox, 0, limit)
         moved = np.abs(bbox - cut).max(axis=1, initial=0)
     kinds = {
         "corner that is not finite": ~np.isfinite(bbox).all(axis=1),
@@ -308,12 +326,3 @@ def usable_boxes(path, bbox, size, describe, as_written):
         where = f" in {size[1]}×{size[0]}" if size else ""
         problems.append(Problem(path, f"{kind}: {describe(r)}{where}"))
     return cut, ~np.any(unusable, axis=0), problems
-
-
-def _xywh(bbox):
-    return yxyx2xywh(bbox.astype(np.float64)).tolist()
-
-
-def box_area(bbox):
-    """(R, 4) → (R,) px²."""
-    return (bbox[:, 2] - bbox[:, 0]) * (bbox[:, 3] - bbox[:, 1])

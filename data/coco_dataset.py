@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +20,10 @@ from data.bbox_dataset import (
     Picture,
     Problem,
     Truth,
-    box_area,
     check_names,
     find_picture,
     label_of,
+    look_at_pictures,
     noting,
     refuse,
     size_problems,
@@ -32,7 +32,7 @@ from data.bbox_dataset import (
 from utils.bbox_tools import xywh2yxyx
 from utils.detections import Names
 from utils.errors import UserError
-from utils.index_tool import FileIndex
+from utils.index_tool import MANY, FileIndex
 from utils.json_tool import id_key, is_finite, is_number, read_json
 
 # Where the tools that people use put the instances of a split, and its pictures: COCO itself, CVAT, Roboflow, ...
@@ -42,7 +42,6 @@ _JSONS = (
 )  # fmt: skip
 _FOLDERS = ("{split}", "images/{split}", "{split}/images", "images", "JPEGImages", ".")
 _HALF_CHARACTER = re.compile("[\ud800-\udbff]")  # JSON can hold it, no file can; the others are what no UTF-8 is
-_MANY = 2000  # pictures that take long enough for a progress bar
 
 
 class COCOBboxDataset(BboxDataset):
@@ -91,8 +90,11 @@ class COCOBboxDataset(BboxDataset):
         images = _images(path, content)
         folder = _picture_folder(self.data_dir, split, path, images) if pictures else None
         of_image, problems, faults = _group(path, content, images, categories)
+        problems += _pictures_again(path, images)
+        if pictures:
+            look_at_pictures([_picture_path(folder, image) for image in images.values()], index)
         image_ids, found, truths = [], [], []
-        for key, image in tqdm(images.items(), "annotations", unit="img", disable=len(images) <= _MANY):
+        for key, image in tqdm(images.items(), "annotations", unit="img", disable=len(images) <= MANY):
             with noting(faults):
                 picture = Picture(None, _size(image))
                 if pictures:
@@ -108,7 +110,8 @@ class COCOBboxDataset(BboxDataset):
         ids = {name: row["id"] for row in content["categories"] if (name := categories.get(id_key(row["id"])))}
         free = itertools.count(1 + max((_number_or_text(key)[1] for key in categories), default=0))
         # a checkpoint may know classes that the file lacks
-        self._names = Names(image_ids, {name: ids[name] if name in ids else next(free) for name in self.label_names})
+        category_ids = {name: ids[name] if name in ids else next(free) for name in self.label_names}
+        self._names = Names(image_ids, category_ids, frozenset(set(self.label_names) - ids.keys()))
 
     @property
     def names(self):
@@ -246,6 +249,17 @@ def _images(path, content):
     return images
 
 
+def _pictures_again(path, images):
+    """A problem for each picture under more than one id: each time it would be learned without the others' boxes."""
+    keys_of = defaultdict(list)
+    for key, image in images.items():
+        keys_of[os.path.normpath(image["file_name"])].append(key)
+    return [
+        Problem(path, f"picture listed again: {name} is image {' and '.join(keys)}; give its boxes to one of them")
+        for name, keys in keys_of.items() if len(keys) > 1
+    ]  # fmt: skip
+
+
 def _picture_folder(data_dir, split, path, images):
     """The folder that the pictures are in: where the first that is found is."""
     folders = dict.fromkeys([*(os.path.normpath(os.path.join(data_dir, name.format(split=split))) for name in _FOLDERS),
@@ -285,18 +299,20 @@ def _group(path, content, images, names):
     of_image = {key: [] for key in images}
     problems, faults = [], []
     for k, row in enumerate(content["annotations"], 1):
-        with noting(faults):
-            where = f"annotation {row.get('id', f'number {k}')}"
+        where = f"annotation {row.get('id', f'number {k}')}"
+        try:
             category = _required_key(path, where, row, "category_id")
             if category not in names:
                 raise UserError(f"{path}: {where} has category {category}, which is not in the list; add it there")
             own = _Row(names[category], _box(path, where, row), _area(row), _crowd(path, where, row))
             image = _required_key(path, where, row, "image_id")
-            if image in of_image:
-                of_image[image].append(own)
-            else:
-                what = f"box of no picture: {where} is of image {image}, which is not listed"
-                problems.append(Problem(path, what))
+        except UserError as error:  # `noting` would take longer than all this, for each of a million
+            faults.append(str(error))
+            continue
+        if image in of_image:
+            of_image[image].append(own)
+        else:
+            problems.append(Problem(path, f"box of no picture: {where} is of image {image}, which is not listed"))
     return of_image, problems, faults
 
 
@@ -306,10 +322,8 @@ def _to_truth(path, image, rows, size, label_names, as_written):
     bbox, usable, own = usable_boxes(path, xywh2yxyx(xywh), size, lambda r: _describe(image, rows[r]), as_written)
     label = np.array([label_of(path, row.name, label_names) for row in rows], np.int32)
     crowd = np.array([row.crowd for row in rows], bool)
-    area = np.array([row.area for row in rows], np.float64)
-    area = np.where(np.isnan(area), box_area(bbox), area).astype(np.float32)
     problems = size_problems(path, _size(image), size, image["file_name"]) + own
-    return Truth(bbox, label, crowd, area).rows(usable), problems
+    return Truth(bbox, label, crowd).rows(usable), problems
 
 
 def _size(image):
@@ -327,7 +341,7 @@ def _box(path, where, row):
 
 def _area(row):
     area = row.get("area")
-    return float(area) if is_finite(area) and area > 0 else math.nan
+    return float(area) if is_finite(area) else math.nan
 
 
 def _crowd(path, where, row):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 
 from data import coco_dataset, voc_dataset
 from data.bbox_dataset import BboxDataset, UnionDataset, report_problems
@@ -23,7 +24,7 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
     The split '-' leaves its folder out: VOC 2007 and 2012 are both learned from, and 2007 alone has a test set.
 
     Raises:
-        UserError: another number of splits than of folders, or no folder is left.
+        UserError: another number of splits than of folders, no folder is left, or one is there twice.
     """
     folders = [data_dir] if os.path.isdir(data_dir) else [part.strip() for part in data_dir.split(",")]
     splits = [part.strip() for part in split.split(",")]
@@ -34,6 +35,9 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
             f"{split}: {len(splits)} splits for {len(folders)} folders ({data_dir}); name one split, or one for each"
         )
     parts = [(folder, own) for folder, own in zip(folders, splits, strict=True) if own != "-"]
+    twice = next((part for part, n in Counter(parts).items() if n > 1), None)
+    if twice:
+        raise UserError(f"{twice[0]} with the split {twice[1]} is there twice; name each part of a union once")
     if not parts:
         raise UserError(f"{split}: leaves out every folder of {data_dir}; name a split for one of them")
     return parts
@@ -46,13 +50,19 @@ def open_split(kind, data_dir, split, label_names=None, use_difficult=False, as_
         kind: a key of READERS.
         data_dir, split: see `sources`.
         label_names, use_difficult, as_written: see `VOCBboxDataset`; without names those of all parts are taken.
-        reading: `pictures`, `strict` and `index`, see `VOCBboxDataset`.
+        reading: `pictures`, `strict` and `index`, see `VOCBboxDataset`; without an index the folder's own is used.
     """
     dataset, _ = READERS[kind]
     parts = sources(data_dir, split)
-    if label_names is None and len(parts) > 1:
-        label_names = find_label_names(kind, data_dir, [split], **reading)
-    parts = [dataset(*part, label_names, use_difficult, as_written=as_written, **reading) for part in parts]
+    own_index = None if "index" in reading else FileIndex.of(data_dir)
+    reading = {"index": own_index} | reading
+    try:
+        if label_names is None and len(parts) > 1:
+            label_names = find_label_names(kind, data_dir, [split], **reading)
+        parts = [dataset(*part, label_names, use_difficult, as_written=as_written, **reading) for part in parts]
+    finally:
+        if own_index:
+            own_index.save()
     return parts[0] if len(parts) == 1 else UnionDataset(parts)
 
 
@@ -92,6 +102,10 @@ def training_sets(kind, data_dir, train_split, val_split, label_names=None, know
         if not names and strict:
             raise UserError(f"{data_dir}: no object in the annotations of {' and '.join(splits)}; name the classes")
         train_db = open_split(kind, data_dir, train_split, names, not strict, as_written, **reading)
+        if strict and names and not train_db.n_learned:
+            raise UserError(
+                f"{data_dir}: {train_split} has no box to learn from, only difficult ones at most; add some"
+            )
         val_db = open_split(kind, data_dir, val_split, names, True, as_written, **reading) if has_val else None
     finally:
         reading["index"].save()
@@ -124,6 +138,9 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
     """
     db = open_split(kind, data_dir, split, label_names, use_difficult=True, pictures=False)
     report(db)
+    if db.names.made_up and path.endswith(".json"):
+        numbers = ", ".join(f"{own_id} {name}" for name, own_id in db.names.category_ids.items())
+        say(f"categories without a name in {path} are taken as {numbers}; --label-names=a,b,c says others")
     found, n_left_out = read_detections(path, db.names)
     if n_left_out:
         what = f"detections are of images or classes that {db.split} has not: left out"

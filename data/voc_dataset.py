@@ -9,6 +9,7 @@ import os
 import re
 import unicodedata
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +22,10 @@ from data.bbox_dataset import (
     Picture,
     Problem,
     Truth,
-    box_area,
     check_names,
     find_picture,
     label_of,
+    look_at_pictures,
     noting,
     refuse,
     size_problems,
@@ -32,14 +33,13 @@ from data.bbox_dataset import (
 )
 from utils.errors import UserError
 from utils.file_tool import text_lines
-from utils.index_tool import FileIndex
+from utils.index_tool import MANY, FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # in any case; the earlier one wins where two share an id
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _DIFFICULT = {"": False, "0": False, "false": False, "1": True, "true": True}
 _CLASS_COLUMN = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # VOC's lists of one class say `000012 -1`
-_MANY = 2000  # files that take long enough for a progress bar
 
 
 class _Object(NamedTuple):
@@ -98,9 +98,13 @@ class VOCBboxDataset(BboxDataset):
         files = _index_files(data_dir, pictures)
         listed, problems = _read_ids(data_dir, split, files)
         paths, faults = _picture_paths(data_dir, split, files, listed, pictures)
+        if pictures:
+            problems += _shared_ids(data_dir, paths)
         annotations, own_faults = _read_annotations(data_dir, paths, index)
         faults += own_faults
         label_names = _names_in(annotations.values()) if label_names is None else check_names(label_names)
+        if pictures:
+            look_at_pictures([paths[image_id] for image_id in annotations], index)
         ids, found, truths = [], [], []
         for image_id, annotation in annotations.items():
             with noting(faults):
@@ -183,6 +187,22 @@ def _index_files(data_dir: str, pictures: bool) -> dict[str, str]:
     return index
 
 
+def _shared_ids(data_dir: str, paths: dict[str, str]) -> list[Problem]:
+    """A problem for each id that two pictures share: which of them is meant?"""
+    folder = _folder(data_dir, "JPEGImages")
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(_SUFFIXES))
+    stems = Counter(os.path.splitext(name)[0] for name in names)
+    problems = []
+    for path in filter(None, paths.values()):
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if stems[stem] > 1:
+            others = ", ".join(
+                name for name in names if os.path.splitext(name)[0] == stem and not name.endswith(suffix)
+            )
+            problems.append(Problem(path, f"picture of the same id: {others} is not read; give each an id of its own"))
+    return problems
+
+
 def _lookup(files: dict[str, str], image_id: str) -> str | None:
     """The file of an id; macOS writes é as two characters, and a list from elsewhere may have one."""
     return next((files[form] for form in (image_id, *_forms(image_id)) if form in files), None)
@@ -263,7 +283,7 @@ def _read_annotations(data_dir: str, ids: Collection[str], index: FileIndex):
     """id → `_Annotation`, and a line for each that can't be read."""
     folder, annotations, faults = _folder(data_dir, "Annotations"), {}, []
     files = _index_files(data_dir, pictures=False)
-    for image_id in tqdm(ids, desc="annotations", unit="file", disable=len(ids) <= _MANY):
+    for image_id in tqdm(ids, desc="annotations", unit="file", disable=len(ids) <= MANY):
         name = _lookup(files, image_id)
         path = os.path.join(folder, name or f"{image_id}.xml")
         with noting(faults):
@@ -279,10 +299,14 @@ def _read_annotation(path: str) -> tuple:
     root = _parse_xml(path)
     if root.tag != "annotation":
         raise UserError(f"{path}: begins with <{root.tag}>, not <annotation>; this is not a VOC annotation")
-    objects = [_read_object(path, n, element) for n, element in enumerate(root.findall("object"), 1)]
-    n_elsewhere = sum(element.tag.lower() == "object" for element in root.iter()) - len(objects)
+    elements = root.findall("object")
+    objects = [_read_object(path, n, element) for n, element in enumerate(elements, 1)]
+    within = {part for element in elements for part in element.iter()}  # VOC's people have parts with boxes
+    n_elsewhere = sum(element.tag.lower() in ("object", "bndbox") for element in root.iter() if element not in within)
     if n_elsewhere:
-        raise UserError(f"{path}: {n_elsewhere} objects are not <object> directly in <annotation>; put them there")
+        raise UserError(
+            f"{path}: has objects or boxes that are not in <object> directly in <annotation>; put them there"
+        )
     return _read_size(path, root), objects
 
 
@@ -303,7 +327,7 @@ def _parse_xml(path: str) -> ET.Element:
 
 
 def _read_object(path: str, n: int, element: ET.Element) -> _Object:
-    name = (element.findtext("name") or "").strip()
+    name = (_text(f"{path}: object {n}", element, "name") or "").strip()
     if not name:
         raise UserError(f"{path}: object {n} has no <name>; name its class or remove it")
     where = f"{path}: object {n} ({name!r})"
@@ -312,14 +336,21 @@ def _read_object(path: str, n: int, element: ET.Element) -> _Object:
         raise UserError(f"{where} has no <bndbox>; add its box or remove it")
     if more:
         raise UserError(f"{where} has {1 + len(more)} boxes; make it as many objects")
-    difficult = (element.findtext("difficult") or "0").strip().lower()
+    difficult = (_text(where, element, "difficult") or "0").strip().lower()
     if difficult not in _DIFFICULT:
         raise UserError(f"{where} has {difficult!r} as <difficult>; must be 0 or 1")
     return _Object(name, tuple(_number(where, box, corner) for corner in _CORNERS), _DIFFICULT[difficult])
 
 
+def _text(where: str, parent: ET.Element, tag: str) -> str | None:
+    """That of the one child `tag`, or None."""
+    if len(parent.findall(tag)) > 1:
+        raise UserError(f"{where} has <{tag}> more than once; keep one")
+    return parent.findtext(tag)
+
+
 def _number(where: str, parent: ET.Element, tag: str) -> float:
-    text = parent.findtext(tag)
+    text = _text(where, parent, tag)
     if text is None:
         raise UserError(f"{where} has no <{tag}>; add it")
     try:
@@ -346,7 +377,7 @@ def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names
     difficult = np.array([obj.difficult for obj in objects], bool)
     corners = np.array([obj.corners for obj in objects], np.float64).reshape(-1, 4)
     bbox, usable, own = usable_boxes(path, corners - 1, size, lambda r: _describe(objects[r]), as_written)
-    return Truth(bbox, label, difficult, box_area(bbox)).rows(usable), size_problems(path, said, size) + own
+    return Truth(bbox, label, difficult).rows(usable), size_problems(path, said, size) + own
 
 
 def _describe(obj: _Object) -> str:

@@ -3,6 +3,7 @@
 Letters: R boxes, L classes.
 """
 
+import re
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -36,23 +37,22 @@ def best_anchor_ious(model, db):
     return torch.cat([torch.zeros(0, dtype=torch.float64), *best]).numpy()
 
 
-def anchor_line(model, db):
-    """One line: which share of the boxes some anchor covers."""
-    best = best_anchor_ious(model, db)
+def anchor_line(best):
+    """One line: which share of the boxes some anchor covers. `best` is what `best_anchor_ious` gives."""
     shares = " and ".join(f"{_percent(best >= iou)} of the boxes at IoU {iou}" for iou in COVERED)
     return f"anchors: some anchor covers {shares}"
 
 
-def data_table(db, model):
+def data_table(db, best):
     """What `db`, opened with its difficult boxes, has: a few lines on its pictures, and a row for each class.
 
     Of a class: pictures it is in, boxes, difficult ones among them, the sides of its boxes (√area in pixels of the
-    picture: the smallest, the median, the largest), and the share of those to be learned that some anchor of `model`
-    covers.
+    picture: the smallest, the median, the largest), and the share of those to be learned that some anchor covers.
+    `best` is what `best_anchor_ious` gives.
     """
     label, difficult, image, bbox = _columns(db)
-    best = np.full(len(label), np.nan)
-    best[~difficult] = best_anchor_ious(model, db)
+    iou = np.full(len(label), np.nan)
+    iou[~difficult] = best
     side = np.sqrt((bbox[:, 2:] - bbox[:, :2]).prod(axis=1))
     header = ("class", "images", "boxes", "difficult", "√area px", *(f"IoU ≥ {iou}" for iou in COVERED))
     rows = [header]
@@ -60,18 +60,23 @@ def data_table(db, model):
         sides = side[mask]
         shown = f"{sides.min():.0f} · {np.median(sides):.0f} · {sides.max():.0f}" if len(sides) else "-"
         counts = (len(np.unique(image[mask])), mask.sum(), difficult[mask].sum())
-        learned = best[mask & ~difficult]
-        rows.append((name, *(f"{n:,}" for n in counts), shown, *(_percent(learned >= iou) for iou in COVERED)))
+        learned = iou[mask & ~difficult]
+        rows.append((name, *(f"{n:,}" for n in counts), shown, *(_percent(learned >= least) for least in COVERED)))
     lines = [f"{db.split}: {len(db):,} images, {_sizes(db)}; {_empty(db):,} without a box"]
     return "\n".join(lines + _aligned(rows))
 
 
-def notices(model, train_db, val_db):
-    """Lines about what is not wrong by itself, but seldom meant; `train` says them too. `val_db` may be None."""
+def notices(train_db, val_db, best):
+    """Lines about what is not wrong by itself, but seldom meant; `train` says them too.
+
+    Args:
+        val_db: may be None.
+        best: what `best_anchor_ious` gives for `train_db`.
+    """
     sets = [train_db] if val_db is None else [train_db, val_db]
     lines, alike = [], defaultdict(list)
     for name in train_db.label_names:
-        alike["".join(filter(str.isalnum, name.casefold()))].append(name)
+        alike[re.sub(r"(?<=.)[\s_-](?=.)", "", name.casefold())].append(name)  # 'c++' and 'c#' are not alike
     lines += [f"classes with nearly the same name: {', '.join(names)}" for names in alike.values() if len(names) > 1]
     if val_db is not None:
         in_train, in_val = (set(_columns(db)[0].tolist()) for db in sets)
@@ -86,8 +91,11 @@ def notices(model, train_db, val_db):
     twice = [path for db in sets for path in _with_a_box_twice(db)]
     lines += _by_example("the same box of the same class twice", twice)
     lying = [db.path(i) for db in sets for i in range(len(db)) if not db.upright(i)]
-    lines += _by_example("read as stored, not turned as Exif says, for so its annotation gives the size", lying)
-    return lines + anchor_notices(model, train_db)
+    lines += _by_example("read as stored, not turned as Exif says, because its annotation gives that size", lying)
+    bbox = _columns(train_db)[3]
+    if len(bbox) and bbox.max() <= 1:
+        lines.append("no box is larger than a pixel: are they shares of the picture's sides? they must be pixels")
+    return lines + _anchor_notices(train_db, best)
 
 
 def say_what_is_there(model, train_db, val_db):
@@ -100,9 +108,10 @@ def say_what_is_there(model, train_db, val_db):
         UserError: there are problems.
     """
     sets = [db for db in (train_db, val_db) if db is not None]
-    for db in sets if model else ():
-        say(f"{data_table(db, model)}\n")
-    for line in notices(model, train_db, val_db) if model else ():
+    best = [best_anchor_ious(model, db) for db in sets] if model else []
+    for db, own in zip(sets, best, strict=False):
+        say(f"{data_table(db, own)}\n")
+    for line in notices(train_db, val_db, best[0]) if model else ():
         say(f"notice: {line}")
     problems = dict.fromkeys(line for db in sets for line in problem_lines(db))  # once, if the sets share a picture
     for line in problems:
@@ -111,13 +120,15 @@ def say_what_is_there(model, train_db, val_db):
         raise UserError(f"{len(problems):,} problems, named above: training would leave these out, or stop at them")
     if not model:
         raise UserError(f"no object in the annotations of {' and '.join(db.split for db in sets)}; name the classes")
+    if not train_db.n_learned:
+        raise UserError(f"{train_db.split} has no box to learn from, only difficult ones at most; add some")
     say("no problems: training reads all of it as it stands")
 
 
-def anchor_notices(model, db):
+def _anchor_notices(db, best):
     """A line on classes most of whose boxes no anchor covers."""
     label, difficult, *_ = _columns(db)
-    label, best = label[~difficult], best_anchor_ious(model, db)
+    label = label[~difficult]
     low = [name for k, name in enumerate(db.label_names) if (label == k).any() and
            (best[label == k] >= COVERED[0]).mean() < 0.5]  # fmt: skip
     advice = "other --anchor-scales or --anchor-ratios, or a larger --min-size, may find them"
@@ -150,6 +161,8 @@ def _with_a_box_twice(db):
 def _sizes(db):
     """Of a few sizes how often each is there, of many the smallest and the largest side."""
     sizes = Counter(db.size(i) for i in range(len(db)))
+    if not sizes:
+        return "none that can be read"
     if len(sizes) <= 3:
         return ", ".join(f"{n:,} of {width}×{height} px" for (height, width), n in sizes.most_common())
     short, long = min(map(min, sizes)), max(map(max, sizes))

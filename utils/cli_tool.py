@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from utils.config import GROUPS, Config, flag, type_name
 from utils.errors import UserError
+from utils.file_tool import check_writable
 
 
 def say(line, file=None):
@@ -98,6 +99,7 @@ def make_room(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
+        check_writable(path.parent)
 
 
 def seed_everything(seed):

@@ -21,7 +21,7 @@ import numpy as np
 
 from utils.bbox_tools import xywh2yxyx, yx2xy, yxyx2xywh
 from utils.errors import UserError
-from utils.file_tool import text_lines, whole_file
+from utils.file_tool import check_writable, text_lines, whole_file
 from utils.json_tool import id_key, is_finite, read_json
 
 
@@ -53,20 +53,22 @@ class Names(NamedTuple):
 
     image_ids: Sequence  # of N images
     category_ids: Mapping  # class name → its id in COCO's form, in label order
+    made_up: frozenset = frozenset()  # the classes whose id no file says: only their place among those known here
 
 
 def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, int]:
     """Detections from a file that someone made.
 
     Args:
-        path: COCO's results (*.json), a text of VOC's for one class, or a folder of such texts.
+        path: COCO's results (*.json), a text of VOC's for one class, or a folder of such texts. Where ids are made up,
+            a `category_name` in the former, as `write_coco_results` puts it there, goes before its id.
 
     Returns:
         `Detections`, float64, and how many boxes of images or classes that are not among `names` were left out.
 
     Raises:
         UserError: a file that cannot be read or says something else, an unknown category in COCO's form, no text of a
-            known class in VOC's, two of one class, or no box of a known image.
+            known class in VOC's, texts of two runs, or no box of a known image.
     """
     path = Path(path)
     if not path.exists():
@@ -101,6 +103,7 @@ def make_room_for_detections(path, rpn_only, names: Names):
         (path.parent if _is_json(path) else path).mkdir(parents=True, exist_ok=True)
         if _is_json(path) and path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
+        check_writable(path.parent if _is_json(path) else path)
     except OSError as error:
         raise UserError(f"--save-detections={path}: can't be written ({error.strerror}); choose another") from None
 
@@ -119,16 +122,14 @@ def write_detections(path, detections: Detections, names: Names, split="test"):
 
 
 def write_coco_results(path, detections: Detections, names: Names):
-    """One JSON of all detections. Raises UserError if it can't be written."""
-    category_ids = list(names.category_ids.values())
+    """One JSON of the detections, which are of the first images. Raises UserError if it can't be written."""
+    categories = [
+        {"category_id": own_id} | ({"category_name": name} if name in names.made_up else {})
+        for name, own_id in names.category_ids.items()
+    ]
     rows = [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": [_short(value) for value in box],
-            "score": _short(score),
-        }
-        for image_id, bbox, labels, scores in zip(names.image_ids, *detections.columns, strict=True)
+        {"image_id": image_id, **categories[label], "bbox": [_short(value) for value in box], "score": _short(score)}
+        for image_id, bbox, labels, scores in zip(names.image_ids, *detections.columns, strict=False)
         for box, label, score in zip(yxyx2xywh(bbox.astype(np.float64)), labels, scores, strict=True)
     ]
     try:
@@ -139,10 +140,10 @@ def write_coco_results(path, detections: Detections, names: Names):
 
 
 def write_voc_results(folder, detections: Detections, names: Names, split="test"):
-    """`comp4_det_<split>_<class>.txt` for each class. Returns the paths. Raises UserError if one can't be written."""
+    """`comp4_det_<split>_<class>.txt` for each class. Raises UserError if one can't be written."""
     lines = {name: [] for name in names.category_ids}
     of_label = list(lines.values())
-    for image_id, bbox, labels, scores in zip(names.image_ids, *detections.columns, strict=True):
+    for image_id, bbox, labels, scores in zip(names.image_ids, *detections.columns, strict=False):
         for box, label, score in zip(yx2xy(bbox.astype(np.float64)) + 1, labels, scores, strict=True):
             numbers = " ".join(f"{value:.10g}" for value in (score, *box))
             of_label[label].append(f"{image_id} {numbers}\n")
@@ -154,7 +155,6 @@ def write_voc_results(folder, detections: Detections, names: Names, split="test"
                 partial.write_text("".join(lines[name]), "utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror or error}); choose another folder") from None
-    return list(paths.values())
 
 
 def _short(value):
@@ -181,12 +181,18 @@ def _read_coco_results(path, names):
         raise UserError(f"{path}: not a list of objects with image_id, category_id, bbox and score, as COCO's are")
     image_of = {id_key(image_id): i for i, image_id in enumerate(names.image_ids)}
     label_of = {id_key(category): label for label, category in enumerate(names.category_ids.values())}
-    image, xywh, labels, scores = [], [], [], []
+    label_of_name = {name: label for label, name in enumerate(names.category_ids)}
+    image, xywh, labels, scores, n_foreign = [], [], [], [], 0
     for k, row in enumerate(rows, 1):
         missing = {"image_id", "category_id", "bbox", "score"} - row.keys()
         if missing:
             raise UserError(f"{path}: detection {k} has no {', '.join(sorted(missing))}; results have all four")
-        label = label_of.get(id_key(row["category_id"]))
+        name, label = row.get("category_name"), label_of.get(id_key(row["category_id"]))
+        if isinstance(name, str) and (names.made_up or label is None):
+            label = label_of_name.get(name)
+            if label is None:
+                n_foreign += 1
+                continue
         if label is None:
             known = ", ".join(f"{category} {name}" for name, category in list(names.category_ids.items())[:8])
             raise UserError(f"{path}: detection {k} has category {row['category_id']!r}; there are {known}, …")
@@ -202,7 +208,7 @@ def _read_coco_results(path, names):
         labels.append(label)
         scores.append(row["score"])
     boxes = np.array(xywh, np.float64).reshape(-1, 4)
-    return np.array(image, np.int64), boxes, np.array(labels, np.int64), np.array(scores, np.float64), 0
+    return np.array(image, np.int64), boxes, np.array(labels, np.int64), np.array(scores, np.float64), n_foreign
 
 
 def _read_voc_results(path, names):
@@ -229,6 +235,9 @@ def _read_voc_results(path, names):
                 own = []
             if not own or not all(map(math.isfinite, own)):
                 raise UserError(f"{file}: line {n}: {line!r} is not 'id score xmin ymin xmax ymax'; correct it")
+            if own[3] < own[1] or own[4] < own[2]:
+                raise UserError(f"{file}: line {n}: {line!r} is not 'id score xmin ymin xmax ymax', but has a maximum "
+                                "below its minimum; correct it")  # fmt: skip
             image.append(image_of.get(image_id, -1))
             labels.append(label)
             numbers.append(own)
@@ -255,9 +264,7 @@ def _labels_of_files(paths, category_ids):
         UserError: files of more than one run.
     """
     label_of = {in_a_name(name): label for label, name in enumerate(category_ids)}
-    beginnings = {
-        file: [file.stem.removesuffix(end) for end in label_of if f"_{file.stem}".endswith(f"_{end}")] for file in paths
-    }
+    beginnings = {file: _beginnings(file.stem, label_of) for file in paths}
     votes = Counter(beginning for own in beginnings.values() for beginning in own)
     beginning = min(votes, key=lambda text: (-votes[text], len(text)), default="")
     others = sorted(file.name for file in paths if beginnings[file] and not file.stem.startswith(beginning))
@@ -266,3 +273,11 @@ def _labels_of_files(paths, category_ids):
             f"--detections={paths[0].parent}: {others[0]} is of another run than {beginning}CLASS.txt; keep one there"
         )
     return {file: label_of.get(file.stem.removeprefix(beginning)) for file in paths}
+
+
+def _beginnings(stem, label_of):
+    """What may stand before a class in a file's name; of VOC's own splits that is known."""
+    known = re.match("comp[0-9]+_det_(train|val|trainval|test)_", stem)
+    if known:
+        return [known[0]] if stem[known.end() :] in label_of else []
+    return [stem.removesuffix(end) for end in label_of if f"_{stem}".endswith(f"_{end}")]

@@ -2,6 +2,8 @@
 
 import os
 import re
+import tempfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,12 +13,18 @@ def whole_file(path):
     """A path beside `path` to write to; what was written there takes its place, unless an error came first."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # a name of its own, not a longer one: that of `path` may be as long as a file system has them
+    partial = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.tmp")
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(folder):
+    """Raise OSError where no file can be made."""
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def text_lines(text):

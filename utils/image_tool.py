@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -66,27 +67,21 @@ def read_image(path, upright=True):
 
 
 def image_sizes(path):
-    """(H, W) of a picture as `read_image` gives it upright, and (H, W) as it is stored, mostly without decoding it.
+    """(H, W) of a picture as `read_image` gives it upright, and (H, W) as it is stored.
+
+    The picture is decoded to see whether that can be done, a JPEG at an eighth of its size (1 ms for 500×375 px); of a
+    PNG the checksums say enough.
 
     Raises:
-        UserError: it can't be read, or ends early, as one does of which only a part was copied, or it is a PNG whose
-            checksums are wrong. JPEG has none.
+        UserError: it can't be read, or a PNG's checksum is wrong.
     """
     with _opened(path) as file:
         stored = file.height, file.width
-        is_whole = {"PNG": _is_plain_png, "JPEG": _has_end_mark}.get(file.format)
-        if is_whole is None or not is_whole(path):
-            file.load()  # only decoding can tell
+        if file.format != "PNG" or not _is_plain_png(path):
+            file.draft(None, (1, 1))  # of JPEG alone
+            file.load()
         turned = 5 <= _orientation(file) <= 8  # lies on its side
     return stored[::-1] if turned else stored, stored
-
-
-def _has_end_mark(path):
-    """Whether a JPEG ends as one does; something may follow a whole one."""
-    with open(path, "rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - 32))
-        return b"\xff\xd9" in file.read()
 
 
 def _is_plain_png(path):
@@ -94,13 +89,15 @@ def _is_plain_png(path):
     pixels. Raises OSError where one is wrong or the file is cut."""
     kinds = []
     with open(path, "rb") as file:
+        n_left = os.fstat(file.fileno()).st_size - 8
         file.seek(8)  # behind the signature
         while kinds[-1:] != [b"IEND"]:
             head = file.read(8)
             n_bytes, kind = int.from_bytes(head[:4]), head[4:]
-            content, stored = file.read(n_bytes), file.read(4)
-            if len(stored) < 4:
+            n_left -= 12 + n_bytes
+            if n_left < 0:
                 raise OSError("it ends early")
+            content, stored = file.read(n_bytes), file.read(4)
             if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(stored):
                 raise OSError(f"the checksum of its part {len(kinds) + 1} is wrong")
             kinds.append(kind)
@@ -135,8 +132,13 @@ def _opened(path):
     """The picture file, opened by Pillow; what goes wrong with it is one line."""
     try:
         # Pillow's words about damaged Exif and the like name no file, and the pixels are read all the same
-        with warnings.catch_warnings(action="ignore", category=UserWarning), Image.open(path) as file:
-            yield file
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but not yet refused
+            with Image.open(path) as file:
+                if file.mode == "F":
+                    raise ValueError("its pixels are floats, of which nothing says the range")
+                yield file
     except FileNotFoundError:
         raise UserError(f"{path}: no such picture; check the path") from None
     except UnidentifiedImageError:

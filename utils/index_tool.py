@@ -3,13 +3,18 @@
 import hashlib
 import json
 import os
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from tqdm import tqdm
+
 from utils.file_tool import whole_file
 
-_VERSION = 3  # of what the readers keep here: another one is read anew
+MANY = 2000  # files that take long enough for a bar
+_VERSION = 4  # of what the readers keep here: another one is read anew
 
 
 def _head(body):
@@ -39,7 +44,9 @@ class FileIndex:
     @classmethod
     def of(cls, folder: str | os.PathLike) -> "FileIndex":
         """The index of a folder of data, in the user's cache folder: the data's own may be read-only."""
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if cache.startswith("~"):  # a user without a home
+            return cls()
         name = hashlib.sha256(os.path.realpath(folder).encode(errors="surrogatepass")).hexdigest()[:16]
         return cls(Path(cache, "faster-rcnn", f"index-{name}.json"))
 
@@ -62,6 +69,17 @@ class FileIndex:
         value = read(path)
         self._known[key], self._changed = [*stamp, value], True
         return value
+
+    def fill(self, kind: str, paths, read, what: str):
+        """`get` of many files at once, with a bar `what`; those that `read` refuses are left for `get` to tell."""
+
+        def get(path):
+            with suppress(Exception):
+                self.get(kind, path, read)
+
+        # `read` may set filters of warnings, which are the process's: threads would leave each other's behind
+        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
+            list(tqdm(threads.map(get, paths), what, len(paths), unit="file", disable=len(paths) <= MANY))
 
     def save(self):
         """Keep what is new, without the files that are gone. Where it can't be written, the next run reads again."""

@@ -21,6 +21,8 @@ def read_json(path, advice="mend the JSON"):
 
 def id_key(value):
     """An id in one form, since some tools write 3, some 3.0 and some "3"; None for what is no id."""
+    if type(value) is int:
+        return str(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip() or None if isinstance(value, (int, str)) and not isinstance(value, bool) else None
@@ -28,6 +30,8 @@ def id_key(value):
 
 def is_number(value):
     """Whether it is a number that a float can hold; NaN, which some programs write, is one."""
+    if type(value) is float:
+        return True
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:

@@ -1,5 +1,6 @@
 """Class names: VOC's, and those that a user gives."""
 
+import os
 from pathlib import Path
 
 from utils.errors import UserError
@@ -13,8 +14,11 @@ VOC_BBOX_LABEL_NAMES = (
 def parse_label_names(value):
     """Class names from 'a,b,c' or from a text file with one name a line. Raises UserError for none or doubled ones."""
     value = str(value)
-    if Path(value).is_file():
-        names = Path(value).read_text(encoding="utf-8-sig").splitlines()
+    if os.path.isfile(value):  # pathlib's raises where it is longer than a name may be
+        try:
+            names = Path(value).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--label-names={value}: cannot be read ({error}); save it as UTF-8") from None
     else:
         names = value.split(",")
     names = tuple(name.strip() for name in names if name.strip())

@@ -1,7 +1,9 @@
 """Running a detector over picture and video files, for people to look at or to correct."""
 
+import errno
 import glob
 import json
+import os
 import sys
 from collections import Counter
 from contextlib import ExitStack, closing
@@ -15,7 +17,7 @@ from tqdm import tqdm
 from utils.cli_tool import say
 from utils.draw_tool import draw_bboxes
 from utils.errors import UserError
-from utils.file_tool import whole_file
+from utils.file_tool import check_writable, whole_file
 from utils.image_tool import IMAGE_SUFFIXES, read_image, write_jpeg
 from utils.inference_tool import in_chunks
 from utils.video_tool import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_video
@@ -35,9 +37,9 @@ def find_images(pattern):
         UserError: there are none.
     """
     path = Path(pattern)
-    if path.is_file():
+    if os.path.isfile(path):  # pathlib's raise where a name is longer than one may be
         return [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
         found = [p for p in path.iterdir() if p.is_file() and p.suffix.lower() in known]
         what = f"no pictures or videos ({', '.join(sorted(known))}) in this folder"
@@ -97,6 +99,7 @@ def predict_files(model, paths, out_dir, n_together=1, save=("pictures", "json")
     try:
         with ExitStack() as stack:  # what happens at its end happens whatever ends it
             out_dir.mkdir(parents=True, exist_ok=True)
+            check_writable(out_dir)
             voc = VOCWriter(out_dir, sources, overwrite) if "voc" in save else None
             drawings = _Drawings(out_dir)
             if "json" in save:
@@ -120,6 +123,10 @@ def predict_files(model, paths, out_dir, n_together=1, save=("pictures", "json")
                                 voc.add_frame(shot.name, shot.frame, shot.img, bbox, names)
                     except UserError as error:  # this one has no such form
                         problems.append(str(error))
+                    except OSError as error:
+                        if error.errno != errno.ENAMETOOLONG:
+                            raise
+                        problems.append(f"{shot.path}: the name of what is written of it is too long; rename it")
     except OSError as error:
         raise UserError(
             f"--out={out_dir}: can't be written ({error.strerror or error}); choose another folder"

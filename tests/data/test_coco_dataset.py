@@ -25,7 +25,7 @@ def test_boxes_classes_and_areas(tmp_path):
     assert (bbox.dtype, label.dtype, difficult.dtype) == (np.float32, np.int32, bool)
     assert bbox.tolist() == [[20, 10, 60, 40], [0, 0.5, 80, 99.75]]  # 0-based edges
     assert label.tolist() == [0, 2]
-    assert ds.area(0).tolist() == [55.5, np.float32(99.25 * 80)]  # the mask's; else the box's
+    assert [row["area"] for row in ds.instances()["annotations"]] == [55.5, 99.25 * 80]  # the mask's; else the box's
     assert (ds.ids, ds.names.image_ids, ds.size(0), ds.problems) == (["1"], [1], (80, 100), [])
     assert ds.path(0) == str(tmp_path / "val/a.jpg")
 

@@ -18,7 +18,7 @@ def test_ids_as_numbers_with_a_point_and_as_texts(tmp_path):
                                 categories=categories))  # fmt: skip
     ds = COCOBboxDataset(tmp_path, "val")
     assert (ds.label_names, ds.get_annotation(0)[1].tolist(), ds.problems) == (("cat", "dog"), [0, 1], [])
-    assert ds.names == ([1], {"cat": "3", "dog": 7.0})
+    assert ds.names == ([1], {"cat": "3", "dog": 7.0}, frozenset())
     assert [row["category_id"] for row in ds.instances()["annotations"]] == [0, 1]
 
 
@@ -45,11 +45,10 @@ def test_one_missing_picture_does_not_hide_the_others(tmp_path):
     assert (ds.ids, len(ds.faults)) == (["1", "2"], 1)
 
 
-@pytest.mark.parametrize("area", [None, "12.5", -3, 10**400])
+@pytest.mark.parametrize("area", [None, "12.5", float("nan"), 10**400])
 def test_an_area_that_is_none_is_the_boxs(tmp_path, area):
     make_coco(tmp_path, content(box(area=area)))
     ds = COCOBboxDataset(tmp_path, "val")
-    assert ds.area(0).tolist() == [1200]
     assert ds.instances()["annotations"][0]["area"] == 1200
 
 
@@ -86,7 +85,7 @@ def two_folders(tmp_path, second=7):
 def test_a_union_keeps_the_files_ids(tmp_path):
     db = two_folders(tmp_path)
     assert isinstance(db, UnionDataset)
-    assert db.names == (["1/1", "2/1", 2], {"cat": 3, "dog": 7, "owl": 90})
+    assert db.names == (["1/1", "2/1", 2], {"cat": 3, "dog": 7, "owl": 90}, frozenset())
     content = db.instances()
     assert [image["id"] for image in content["images"]] == db.ids == ["1/1", "2/1", "2"]
     assert [(row["image_id"], row["category_id"]) for row in content["annotations"]] == [
@@ -107,3 +106,30 @@ def test_classes_that_the_file_lacks_have_ids_of_their_own(tmp_path):
     make_coco(tmp_path, content(box()))
     ds = COCOBboxDataset(tmp_path, "val", ("elk", "cat", "dog", "owl", "fox"))
     assert ds.names.category_ids == {"elk": 91, "cat": 3, "dog": 7, "owl": 90, "fox": 92}
+    assert ds.names.made_up == {"elk", "fox"}
+
+
+def test_text_ids_leave_the_free_ones_free(tmp_path):
+    make_coco(tmp_path, content(box(category_id="1"), categories=[{"id": str(k), "name": f"c{k}"} for k in (1, 2)]))
+    ds = COCOBboxDataset(tmp_path, "val", ("elk", "c1", "c2"))
+    assert ds.names.category_ids == {"elk": 3, "c1": "1", "c2": "2"}
+
+
+def test_ids_below_0_come_first(tmp_path):
+    categories = [{"id": k, "name": f"c{k}"} for k in ("b", 10, 0, 9, -1, "a")]
+    make_coco(tmp_path, content(box(category_id=9), categories=categories))
+    assert COCOBboxDataset(tmp_path, "val").label_names == ("c-1", "c0", "c9", "c10", "ca", "cb")
+
+
+@pytest.mark.parametrize("area", [0, -3.0, 7])
+def test_an_area_is_what_the_file_says(tmp_path, area):
+    """As pycocotools take it."""
+    make_coco(tmp_path, content(box(area=area)))
+    assert COCOBboxDataset(tmp_path, "val").instances()["annotations"][0]["area"] == area
+
+
+def test_a_picture_under_two_ids(tmp_path):
+    images = [{"id": k, "file_name": "a.jpg", "width": 100, "height": 80} for k in (1, 2)]
+    make_coco(tmp_path, content(box(), box(image_id=2), images=images))
+    (problem,) = COCOBboxDataset(tmp_path, "val").problems
+    assert problem.what == "picture listed again: a.jpg is image 1 and 2; give its boxes to one of them"

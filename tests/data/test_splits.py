@@ -25,6 +25,12 @@ def test_folders_and_their_splits(tmp_path):
             sources(folders, splits)
 
 
+def test_a_part_of_a_union_twice(tmp_path):
+    with pytest.raises(UserError, match="^A with the split train is there twice"):
+        sources("A,B,A", "train,train,train")
+    assert len(sources("A,A", "train,val")) == 2
+
+
 def voc(folder, *names):
     return str(make_voc(folder, {f"{name}{folder.name}": annotation(obj(name)) for name in names}))
 
@@ -54,6 +60,12 @@ def test_classes_of_coco_keep_their_order(tmp_path):
     assert len(val_db[0][1]) == 2
     make_coco(tmp_path / "b", content(categories=[{"id": 1, "name": "bat"}]))
     assert find_label_names("coco", f"{tmp_path}/a,{tmp_path}/b", ["val"]) == ("bat", "cat", "dog", "owl")
+
+
+def test_nothing_to_learn_from(tmp_path):
+    folder = make_voc(tmp_path, {"a": annotation(obj(extra="<difficult>1</difficult>")), "b": annotation()})
+    with pytest.raises(UserError, match="trainval has no box to learn from, only difficult ones at most"):
+        training_sets("voc", str(folder), "trainval", "val")
 
 
 def test_without_a_validation_set(tmp_path, capsys):

@@ -385,6 +385,6 @@ def test_progress_bar_only_for_many_files(tmp_path, monkeypatch, capsys):
     root = make_voc(tmp_path, {"a": annotation(), "b": annotation()})
     VOCBboxDataset(root)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(voc_dataset, "_MANY", 1)
+    monkeypatch.setattr(voc_dataset, "MANY", 1)
     VOCBboxDataset(root)
     assert "annotations: 100%" in capsys.readouterr().err

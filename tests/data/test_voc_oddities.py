@@ -12,8 +12,12 @@ from utils.index_tool import FileIndex
 
 BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
 LOST = {
-    "nested": (f"<objects>{obj()}</objects>", "1 objects are not <object> directly in <annotation>; put them there"),
-    "capital": ("<Object><name>cat</name></Object>", "1 objects are not <object> directly"),
+    "nested": (f"<objects>{obj()}</objects>", "objects or boxes that are not in <object> directly in <annotation>; put them there"),
+    "capital": ("<Object><name>cat</name></Object>", "objects or boxes that are not in <object> directly"),
+    "item": ("<item><name>cat</name><bndbox><xmin>1</xmin></bndbox></item>", "objects or boxes that are not in <object>"),
+    "two names": (obj(extra="<name>dog</name>"), "has <name> more than once; keep one"),
+    "two corners": (obj().replace("<xmin>11", "<xmin>9</xmin><xmin>11"), "has <xmin> more than once"),
+    "two marks": (obj(extra="<difficult>0</difficult><difficult>1</difficult>"), "has <difficult> more than once"),
     "two boxes": (f"<object><name>cat</name>{BOX}{BOX}</object>", r"object 2 \('cat'\) has 2 boxes; make it as many"),
     "unclear": (obj(extra="<difficult>yes</difficult>"), "has 'yes' as <difficult>; must be 0 or 1"),
 }
@@ -40,6 +44,14 @@ def test_a_list_in_another_normal_form_than_the_files(tmp_path):
     ds = VOCBboxDataset(root)
     assert (ds.ids, os.path.basename(ds.path(0)), len(ds.get_annotation(0)[0])) == ([composed], f"{apart}.jpg", 1)
     assert find_label_names(root, ["trainval"])
+
+
+def test_two_pictures_of_one_id(tmp_path):
+    root = make_voc(tmp_path, {"a": annotation(obj()), "b": annotation(obj())})
+    (root / "JPEGImages/a.png").write_bytes((root / "JPEGImages/a.jpg").read_bytes())
+    (problem,) = VOCBboxDataset(root).problems
+    assert problem.path.endswith("a.jpg")
+    assert problem.what == "picture of the same id: a.png is not read; give each an id of its own"
 
 
 def test_a_suffix_in_capitals(tmp_path):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.coco_dataset import COCOBboxDataset
 from data.splits import open_split
 from data.voc_dataset import VOCBboxDataset
 from model import build_model
+from tests.coco_folder import box, content, make_coco
 from tests.voc_folder import annotation, make_voc, obj
 from utils.check_tool import anchor_line, best_anchor_ious, data_table, notices, say_what_is_there
 from utils.errors import UserError
@@ -32,8 +34,12 @@ def test_share_of_boxes_that_an_anchor_covers(tmp_path, model):
     half = box | {"xmax": first + 17, "ymax": first + 17}
     far = {"xmin": 1, "ymin": 1, "xmax": 3, "ymax": 3}
     db = voc(tmp_path, a=annotation(obj(**box), obj("dog", **half), obj(**far, extra=DIFFICULT)))
-    np.testing.assert_allclose(best_anchor_ious(model, db), [1, 0.25], atol=1e-6)
-    assert anchor_line(model, db) == (
+    best = best_anchor_ious(model, db)
+    np.testing.assert_allclose(best, [1, 0.25], atol=1e-6)
+    rows = {line.split()[0]: line.split() for line in data_table(db, best).splitlines()}
+    cat, dog, every = (rows[name] for name in ("cat", "dog", "all"))
+    assert (cat[-4:], dog[-4:], every[-4:]) == (["100.0", "%"] * 2, ["0.0", "%"] * 2, ["50.0", "%"] * 2)
+    assert anchor_line(best) == (
         "anchors: some anchor covers 50.0 % of the boxes at IoU 0.5 and 50.0 % of the boxes at IoU 0.7"
     )
 
@@ -43,7 +49,7 @@ def test_table_by_hand(tmp_path, model):
     db = voc(tmp_path, None, ("cat", "dog", "ox"), a=annotation(cat, cat, obj("dog", 1, 1, 11, 11, DIFFICULT)),
              b=annotation(), c=annotation(obj("cat", 1, 1, 51, 51)))  # fmt: skip
     db = VOCBboxDataset(db.data_dir, "trainval", db.label_names, use_difficult=True)
-    first, *rows = data_table(db, model).splitlines()
+    first, *rows = data_table(db, best_anchor_ious(model, db)).splitlines()
     assert first == "trainval: 3 images, 3 of 100×80 px; 1 without a box"
     cells = [row.split("  ") for row in rows]
     cells = [[cell.strip() for cell in row if cell.strip()] for row in cells]
@@ -56,24 +62,46 @@ def test_table_by_hand(tmp_path, model):
 
 def test_a_set_without_a_box(tmp_path, model):
     db = voc(tmp_path, True, ("cat",), a=annotation())
-    assert "1 without a box" in data_table(db, model)
-    assert anchor_line(model, db).count("- of the boxes") == 2
+    assert "1 without a box" in data_table(db, best_anchor_ious(model, db))
+    assert anchor_line(best_anchor_ious(model, db)).count("- of the boxes") == 2
 
 
 def test_what_is_seldom_meant(tmp_path, capsys, model):
     names = ("Traffic light", "cat", "dog", "traffic_light")
     train = voc(tmp_path / "1", True, names, a=annotation(obj("cat"), obj("cat"), obj("dog"), obj("Traffic light")))
     val = voc(tmp_path / "2", True, names, b=annotation(obj("traffic_light", 1, 1, 6, 6)))
-    lines = notices(model, train, val)
+
+    def notices_of(train, val):
+        return notices(train, val, best_anchor_ious(model, train))
+
+    lines = notices_of(train, val)
     assert lines[0] == "classes with nearly the same name: Traffic light, traffic_light"
     assert lines[1] == "classes without a box in trainval, but in trainval: traffic_light"
     assert lines[2].startswith("the same box of the same class twice: ")
     assert lines[2].endswith("a.jpg")
     assert len(lines) == 3
-    assert notices(model, val, None)[0] == lines[0]
-    assert notices(model, val, val)[1].startswith("1 images are in both trainval and trainval: the mAP is flattered")
+    assert notices_of(val, None)[0] == lines[0]
+    assert notices_of(val, val)[1].startswith("1 images are in both trainval and trainval: the mAP is flattered")
     say_what_is_there(model, val, None)
     assert "notice: no anchor covers half of the boxes of traffic_light at IoU 0.5: other" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [("c++", "c#", "c"), ("+", "-"), ("-", "_"), ("a1", "a 2")])
+def test_names_that_differ_by_more_than_a_space(tmp_path, model, names):
+    db = voc(tmp_path, True, (*names, "cat"), a=annotation(obj()))
+    assert not any("nearly" in line for line in notices(db, None, best_anchor_ious(model, db)))
+
+
+def test_boxes_that_are_shares_of_the_sides(tmp_path, model):
+    make_coco(tmp_path, content(box(bbox=(0.1, 0.2, 0.5, 0.5))))
+    db = COCOBboxDataset(tmp_path, "val")
+    assert any("shares of the picture" in line for line in notices(db, None, best_anchor_ious(model, db)))
+
+
+def test_nothing_to_learn_from(tmp_path, model):
+    db = voc(tmp_path, True, None, a=annotation(obj(extra=DIFFICULT)))
+    with pytest.raises(UserError, match="trainval has no box to learn from"):
+        say_what_is_there(model, db, None)
 
 
 def test_pictures_whose_annotations_leave_exif_aside(tmp_path, model):
@@ -83,7 +111,7 @@ def test_pictures_whose_annotations_leave_exif_aside(tmp_path, model):
     for name in "ab":
         Image.new("RGB", (100, 80)).save(tmp_path / f"JPEGImages/{name}.jpg", exif=exif)
     db = VOCBboxDataset(str(tmp_path), "trainval", ("cat",))
-    (line,) = (line for line in notices(model, db, None) if "Exif" in line)
+    (line,) = (line for line in notices(db, None, best_anchor_ious(model, db)) if "Exif" in line)
     assert line.startswith("read as stored, not turned as Exif says")
     assert line.endswith("a.jpg and 1 more pictures")
 

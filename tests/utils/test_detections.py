@@ -85,8 +85,9 @@ def test_cocos_form_by_hand(tmp_path):
 
 def test_vocs_form_by_hand(tmp_path):
     """One text a class, with 1-based corners, x first; a class without detections has an empty one."""
-    paths = write_voc_results(tmp_path, detections([((2.5, 4, 20, 30), 1, 0.5)], [], []), NAMES, split="val")
-    assert [path.name for path in paths] == [f"comp4_det_val_{name}.txt" for name in ("bus", "minibus", "a_b")]
+    write_voc_results(tmp_path, detections([((2.5, 4, 20, 30), 1, 0.5)], [], []), NAMES, split="val")
+    paths = [tmp_path / f"comp4_det_val_{name}.txt" for name in ("bus", "minibus", "a_b")]
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert [path.read_text() for path in paths] == ["", "000005 0.5 5 3.5 31 21\n", ""]
 
 
@@ -109,6 +110,45 @@ def test_texts_of_classes_that_the_set_has_not(tmp_path):
     (tmp_path / "comp4_det_test_cow.txt").write_text("x 1 1 1 2 2\nx 1 3 1 4 2")
     read, n_left_out = read_detections(tmp_path, NAMES)
     assert (n_left_out, [len(labels) for labels in read.labels]) == (2, [0, 0, 1])
+
+
+@pytest.mark.parametrize("names", [NAMES, Names(["x"], {"bus": 1, "minibus": 2})])
+def test_a_known_split_ends_where_the_class_begins(tmp_path, names):
+    """'test_mini' is no split of VOC's."""
+    path = tmp_path / "comp4_det_test_mini_bus.txt"
+    path.write_text("x 1 1 1 2 2")
+    with pytest.raises(UserError, match="ends with none of the classes"):
+        read_detections(path, names)
+
+
+def test_ids_that_are_made_up_go_with_names(tmp_path):
+    """Another list of classes gives them to others."""
+    made_up = Names(["x", "y"], {"ant": 1, "bee": 2, "wasp": 3}, frozenset(("ant", "bee", "wasp")))
+    found = detections([((1, 2, 3, 4), 1, 0.5), ((1, 2, 3, 4), 2, 0.25)], [])
+    write_coco_results(tmp_path / "r.json", found, made_up)
+    for names, n, labels in (
+        (made_up, 0, [1, 2]),
+        (Names(["x", "y"], {"ant": 1, "wasp": 2}, frozenset(("ant", "wasp"))), 1, [1]),
+        (Names(["x", "y"], {"cow": 2, "wasp": 3}), 0, [0, 1]),  # ids that a file says go before names
+        (Names(["x", "y"], {"wasp": 3}), 1, [0]),
+    ):
+        read, n_left_out = read_detections(tmp_path / "r.json", names)
+        assert (n_left_out, read.labels[0].tolist()) == (n, labels)
+
+
+def test_detections_of_the_first_images_alone(tmp_path):
+    found = detections([((1, 2, 3, 4), 0, 0.5)])
+    for where in (tmp_path / "r.json", tmp_path / "texts"):
+        (write_coco_results if where.suffix else write_voc_results)(where, found, NAMES)
+        read, _ = read_detections(where, NAMES)
+        assert [len(box) for box in read.bboxes] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("line", ["x .9 60 60 10 10", "x 10 10 60 60 .9"])
+def test_a_line_in_another_order(tmp_path, line):
+    (tmp_path / "comp4_det_test_bus.txt").write_text(line)
+    with pytest.raises(UserError, match="line 1: .* has a maximum below its minimum"):
+        read_detections(tmp_path, NAMES)
 
 
 def test_texts_of_two_runs(tmp_path):

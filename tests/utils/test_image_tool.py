@@ -328,6 +328,33 @@ def test_a_bit_of_a_png_that_is_wrong_is_found_without_decoding(tmp_path):
             image_sizes(path)
 
 
+def test_a_jpeg_that_can_not_be_decoded_is_found(tmp_path):
+    """Whether its middle is gone or it is cut behind a thumbnail's end mark: sizes are only told of what decodes."""
+    path = tmp_path / "a.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, quality=95, progressive=True)
+    whole = path.read_bytes()
+    n_damaged = 0
+    for place in range(700, len(whole) - 200, 997):
+        for damaged in (whole[:place] + whole[place + 64 :], whole[:place] + b"\xff\xd9"):
+            path.write_bytes(damaged)
+            try:
+                read_image(path)
+            except UserError:
+                n_damaged += 1
+                with pytest.raises(UserError):
+                    image_sizes(path)
+    assert n_damaged > 0
+
+
+def test_pixels_that_are_floats(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(path, "TIFF")
+    for read in (read_image, image_sizes):
+        with pytest.raises(UserError, match="its pixels are floats"):
+            read(path)
+
+
 def test_a_damaged_exif_block_leaves_the_picture(tmp_path):
     pixels = np.full((16, 16, 3), 90, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01")

@@ -113,6 +113,22 @@ def test_a_damaged_index_is_as_none(tmp_path, file, damage):
     assert read.n == 0
 
 
+def test_many_at_once(tmp_path):
+    """Those that can't be read are left to `get`."""
+    paths = [tmp_path / f"{k}.txt" for k in range(40)]
+    for k, path in enumerate(paths):
+        path.write_text("bad" if k == 7 else "one")
+    index, read = FileIndex(tmp_path / "index.json"), Reader()
+    index.fill("text", paths, read, "texts")
+    assert read.n == 40
+    for k, path in enumerate(paths):
+        if k != 7:
+            assert index.get("text", path, read) == {"text": "one"}
+    assert read.n == 40
+    with pytest.raises(UserError):
+        index.get("text", paths[7], read)
+
+
 def test_where_nothing_can_be_written(tmp_path, file):
     (tmp_path / "file").write_text("")
     index = FileIndex(tmp_path / "file/index.json")

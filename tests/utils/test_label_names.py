@@ -33,6 +33,18 @@ def test_names_from_a_file_keep_order_and_inner_blanks(tmp_path, as_text):
     assert parse_label_names(str(path) if as_text else path) == ("zebra", "été ouvert", "a,b")
 
 
+def test_many_names_are_no_file():
+    names = [f"class {k}" for k in range(100)]
+    assert parse_label_names(",".join(names)) == tuple(names)
+
+
+def test_a_file_that_is_no_utf8(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"\xe9t\xe9")
+    with pytest.raises(UserError, match=r"names\.txt: cannot be read .*; save it as UTF-8"):
+        parse_label_names(path)
+
+
 @pytest.mark.parametrize("value", ["", ",", " , ,"])
 def test_no_names(value):
     with pytest.raises(UserError, match="no names") as error:

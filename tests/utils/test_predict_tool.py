@@ -111,7 +111,7 @@ def test_what_can_not_be_drawn_does_not_lose_the_others(tmp_path):
     """A JPEG has no more than 65,500 pixels a side, and the encoder of videos takes no frame of 20,000."""
     files = tmp_path / "files"
     paths = [picture(files / "a.png", 50), picture(files / "b.png", 50, size=(1, 70_000)),
-             film(files / "c.gif", [*grey([10, 90, 170], size=(16, 20_000))]), picture(files / "d.png", 50)]  # fmt: skip
+             film(files / "c.gif", grey([10, 90, 170], size=(16, 20_000))), picture(files / "d.png", 50)]  # fmt: skip
     records, problems = predict_files(Detector({}), paths, tmp_path / "out")
     assert len(records) == 6
     assert len(problems) == 2
@@ -119,6 +119,18 @@ def test_what_can_not_be_drawn_does_not_lose_the_others(tmp_path):
     assert "c.mp4: can't be encoded" in problems[1]
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["a.jpg", "d.jpg", "detections.json"]
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path):
+    name = "n" * 251
+    paths = [picture(tmp_path / f"{name}.png", 50), picture(tmp_path / "a.png", 50)]
+    records, problems = predict_files(Detector({}), paths, tmp_path / "out", save=("pictures", "voc"))
+    assert (len(records), problems) == (2, [])
+    assert (tmp_path / f"out/{name}.jpg").exists()
+    other = picture(tmp_path / f"b/{name}.png", 50)  # of two, the folders' names are put in front
+    records, problems = predict_files(Detector({}), [paths[0], other], tmp_path / "out")
+    assert len(records) == len(problems) == 2
+    assert all("too long; rename it" in line for line in problems)
 
 
 def test_no_readable_picture_is_an_error(tmp_path):
