@@ -43,6 +43,7 @@ from trainer import FasterRCNNTrainer
 from utils.check_tool import anchor_line, best_anchor_ious, notices, say_what_is_there
 from utils.checkpoint import read_checkpoint, state_to_go_on_from
 from utils.cli_tool import (
+    beside,
     check_finite,
     choose_device,
     is_finite,
@@ -204,8 +205,7 @@ def check(*args, **kwargs):
     read_options(args, kwargs)
     train_db, val_db, checkpoint = training_data(strict=False)
     with nullcontext() if checkpoint else torch.device("meta"):  # without weights: only the anchors are asked for
-        names = train_db.label_names
-        model = described_model(opt, names, checkpoint) if names else None
+        model = described_model(opt, train_db.label_names, checkpoint) if train_db.label_names else None
     say_what_is_there(model, train_db, val_db)
 
 
@@ -215,8 +215,8 @@ def evaluate_command(*args, **kwargs):
     read_options(args, kwargs)
     if bool(opt.load_path) == bool(opt.detections):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
-    stem = Path(os.path.abspath(opt.detections or os.path.splitext(opt.load_path)[0]))
-    path = Path(opt.out or stem.with_name(f"{stem.name}_eval_{in_a_name(opt.val_split)}.json"))
+    of = opt.detections or os.path.splitext(opt.load_path)[0]
+    path = Path(opt.out or beside(of, f"_eval_{in_a_name(opt.val_split)}.json"))
     make_room(path)
     if opt.detections:
         names = parse_label_names(opt.label_names) if opt.label_names else None
@@ -258,7 +258,7 @@ def predict(*args, **kwargs):
 def propose(*args, **kwargs):
     """Write what the RPN of --load-path proposes for the pictures of --val-split, and print how many boxes it finds."""
     read_options(args, kwargs, needs="load_path")
-    path = Path(opt.out or f"{os.path.splitext(opt.load_path)[0]}_proposals_{in_a_name(opt.val_split)}.npz")
+    path = Path(opt.out or beside(os.path.splitext(opt.load_path)[0], f"_proposals_{in_a_name(opt.val_split)}.npz"))
     make_room(path)
     model = detector_at("evaluate")
     db = open_split(opt.data, opt.data_dir, opt.val_split)
@@ -362,8 +362,7 @@ def finish(run_dir, best_map, val_db):
     if val_db is not None:
         kind = [f"--data={opt.data}"] if opt.data != "voc" else []
         words = [f"--load-path={best}", *kind, f"--{opt.data}-data-dir={opt.data_dir}", f"--val-split={opt.val_split}"]
-        if opt.proposals:
-            words.append(f"--proposals={','.join(opt.proposals)}")
+        words += [f"--proposals={','.join(opt.proposals)}"] if opt.proposals else []
         say(f"  python train.py eval {shlex.join(words)}")
     if not opt.proposals:  # else it has no RPN that would find anything in another picture
         say(f"  python train.py predict {shlex.join([f'--load-path={best}'])} --image=FILE_OR_FOLDER")

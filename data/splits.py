@@ -29,6 +29,7 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
     folders = [data_dir] if os.path.isdir(data_dir) else [part.strip() for part in data_dir.split(",")]
     splits = [part.strip() for part in split.split(",")]
     if len(splits) == 1:
+        folders = list(dict.fromkeys(folders))  # A,A has two splits to learn from, and one to be judged by
         splits *= len(folders)
     if len(splits) != len(folders):
         raise UserError(
@@ -138,10 +139,10 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
     """
     db = open_split(kind, data_dir, split, label_names, use_difficult=True, pictures=False)
     report(db)
-    if db.names.made_up and path.endswith(".json"):
-        numbers = ", ".join(f"{own_id} {name}" for name, own_id in db.names.category_ids.items())
-        say(f"categories without a name in {path} are taken as {numbers}; --label-names=a,b,c says others")
     found, n_left_out = read_detections(path, db.names)
+    if found.by_number:
+        numbers = ", ".join(f"{own_id} {name}" for name, own_id in db.names.category_ids.items())
+        say(f"{path}: its categories are taken as {numbers}; --label-names=a,b,c says others")
     if n_left_out:
         what = f"detections are of images or classes that {db.split} has not: left out"
         say(f"warning: {n_left_out:,} {what}", file=sys.stderr)

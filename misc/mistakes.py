@@ -87,6 +87,11 @@ def edited(old, new, path=A):
     return lambda: write(path, Path(path).read_text().replace(old, new, 1))
 
 
+def everywhere(old, new):
+    """In both annotations to learn from."""
+    return lambda: [write(path, Path(path).read_text().replace(old, new)) for path in (A, A.replace("a.xml", "b.xml"))]
+
+
 def instances(**others):
     return lambda: write(INSTANCES, json.dumps(coco(**others)))
 
@@ -153,6 +158,8 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("an id that leads out of the folder", text("voc/ImageSets/Main/train.txt", "../../a\n"), TRAIN),
         ("an id listed twice", text("voc/ImageSets/Main/train.txt", "a\nb\na\n"), CHECK),
         ("three splits for two folders", None, TRAIN + "--voc-data-dir=voc,voc --train-split=train,val,train"),
+        ("a part of a union twice", None, TRAIN + "--voc-data-dir=voc,voc --train-split=train,train"),
+        ("the other kind's folder", None, TRAIN.replace("--voc-data-dir=voc", "--coco-data-dir=coco")),
         ("a union without any part", None, TRAIN + "--train-split=-"),
     ],
     "VOC annotations": [
@@ -172,6 +179,9 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("a corner that is no number", edited("<xmin>11<", "<xmin>nan<"), CHECK),
         ("a class that --label-names has not", None, TRAIN + "--label-names=cat,cow"),
         ("a class with a slip", edited("<name>dog<", "<name>dogg<"), TRAIN + "--label-names=cat,dog"),
+        ("none but difficult objects", everywhere("</name>", "</name><difficult>1</difficult>"), TRAIN),
+        ("two corners of one kind", edited("<xmin>11<", "<xmin>9</xmin><xmin>11<"), TRAIN),
+        ("another word for object", everywhere("object>", "item>"), TRAIN),
         ("no object at all", lambda: [write(f"voc/Annotations/{k}.xml", "<annotation/>") for k in "abv"], TRAIN),
         ("a box without area", edited("<xmax>61<", "<xmax>11<"), CHECK),
         ("a box with its corners exchanged", edited("<xmax>61<", "<xmax>5<"), CHECK),
@@ -266,6 +276,8 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("VOC's with a number missing",
          text("comp4_det_test_cat.txt", "v 0.5 1 2 3\n"), EVAL + "comp4_det_test_cat.txt"),
         ("VOC's of an unknown class", text("comp4_det_test_lion.txt", ""), EVAL + "comp4_det_test_lion.txt"),
+        ("VOC's with the score at the end", text("comp4_det_test_cat.txt", "v 60 60 90 70 0.5"),
+         EVAL + "comp4_det_test_cat.txt"),
         ("a folder without any", None, EVAL + "voc"),
         ("an IoU above 1", results(), EVAL + "found.json --iou-thresh=2"),
         ("a place that takes no file", results(), EVAL + "found.json --out=tiny.pth/x.json"),

@@ -103,6 +103,6 @@ def xywh2yxyx(bbox):
 
 def yxyx2xywh(bbox):
     """The inverse of `xywh2yxyx`."""
-    out = bbox[..., [1, 0, 3, 2]]
+    out = yx2xy(bbox)
     out[..., 2:] -= out[..., :2]
     return out

@@ -102,6 +102,12 @@ def make_room(path):
         check_writable(path.parent)
 
 
+def beside(stem, end):
+    """A path beside the file or folder `stem` that is named after it: `stem` followed by `end`."""
+    stem = Path(stem) if Path(stem).name else Path(stem).absolute()  # '.' has no name
+    return stem.with_name(stem.name + end)
+
+
 def seed_everything(seed):
     """For the initial weights and dropout; all else draws from (seed, epoch, image)."""
     random.seed(seed)

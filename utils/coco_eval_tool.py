@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from utils.bbox_tools import yxyx2xywh
 from utils.detections import Detections
+from utils.eval_tool import plain
 
 # The twelve numbers in COCO's order: of IoU 0.5:0.95, 0.5, 0.75, and of small, medium and large objects (32² and 96²
 # px²); then recall with 1, 10 and 100 detections an image, and of the three sizes.
@@ -36,8 +37,8 @@ class COCOResult:
 
     def to_json(self) -> dict:
         """The fields as what `json.dumps` takes; NaN becomes None."""
-        by_class = {name: [_plain(v) for v in getattr(self, name)] for name in ("ap", "ap50", "ap75")}
-        return {"stats": {name: _plain(value) for name, value in self.stats.items()}, **by_class}
+        by_class = {name: [plain(v) for v in getattr(self, name)] for name in ("ap", "ap50", "ap75")}
+        return {"stats": {name: plain(value) for name, value in self.stats.items()}, **by_class}
 
 
 def evaluate_coco(detections: Detections, instances: dict, label_names) -> COCOResult:
@@ -50,7 +51,7 @@ def evaluate_coco(detections: Detections, instances: dict, label_names) -> COCOR
         label_names: the L classes.
     """
     image_ids = [image["id"] for image in instances["images"]]
-    xywh = detections.xywh or list(map(_to_xywh, detections.bboxes))
+    xywh = detections.xywh or [yxyx2xywh(np.asarray(own, np.float64).reshape(-1, 4)) for own in detections.bboxes]
     found = [
         {"image_id": image_id, "category_id": label, "bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0}
         for image_id, boxes, labels, scores in zip(image_ids, xywh, detections.labels, detections.scores, strict=True)
@@ -69,10 +70,6 @@ def evaluate_coco(detections: Detections, instances: dict, label_names) -> COCOR
     return COCOResult(tuple(label_names), dict(zip(STATS, stats.tolist(), strict=True)), *by_iou)
 
 
-def _to_xywh(bbox):
-    return yxyx2xywh(np.asarray(bbox, np.float64).reshape(-1, 4))
-
-
 def _coco(image_ids, rows, n_class):
     """pycocotools' object of these rows. Its `loadRes` would do for detections, but fails where there are none."""
     coco = COCO()
@@ -88,10 +85,6 @@ def _mean(precision):
     """(..., L) → (L,) mean over all others, NaN where there is nothing to be found."""
     flat = precision.reshape(-1, precision.shape[-1])
     return np.where((flat > -1).all(axis=0), flat.mean(axis=0), np.nan)
-
-
-def _plain(value):
-    return None if np.isnan(value) else float(value)
 
 
 def _show(value):

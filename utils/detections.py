@@ -34,6 +34,7 @@ class Detections:
     scores: list  # N arrays (R,)
     # N arrays (R, 4) (x, y, width, height) where they come from a file in COCO's form: (x + w) − x need not be w
     xywh: list | None = None
+    by_number: bool = False  # whether a file told classes by ids that are made up here, see `Names`
 
     def __len__(self):
         return len(self.bboxes)
@@ -45,7 +46,7 @@ class Detections:
 
     def of_first(self, n: int | None) -> "Detections":
         """Those of the first `n` images; of all for None."""
-        return Detections(*(column and column[:n] for column in (*self.columns, self.xywh)))
+        return Detections(*(column and column[:n] for column in (*self.columns, self.xywh)), self.by_number)
 
 
 class Names(NamedTuple):
@@ -74,7 +75,8 @@ def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, 
     if not path.exists():
         raise UserError(f"--detections={path}: no such file or folder; check the path")
     in_coco_form = path.is_file() and _is_json(path)
-    image, boxes, label, score, n_foreign = (_read_coco_results if in_coco_form else _read_voc_results)(path, names)
+    read = _read_coco_results if in_coco_form else _read_voc_results
+    image, boxes, label, score, n_foreign, by_number = read(path, names)
     known = image >= 0
     if len(known) and not known.any():
         raise UserError(
@@ -87,7 +89,7 @@ def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, 
     boxes, labels, scores = (np.split(column, ends) for column in (boxes, label, score))
     bboxes = [xywh2yxyx(own) for own in boxes] if in_coco_form else [yx2xy(own) - 1 for own in boxes]
     n_left_out = int((~known).sum()) + n_foreign
-    return Detections(bboxes, labels, scores, boxes if in_coco_form else None), n_left_out
+    return Detections(bboxes, labels, scores, boxes if in_coco_form else None, by_number), n_left_out
 
 
 def make_room_for_detections(path, rpn_only, names: Names):
@@ -169,8 +171,8 @@ def in_a_name(text):
 
 _VOC_LINE = re.compile(r"(.+?)" + r"[ \t]+([^ \t]+)" * 5)  # an id may have spaces
 
-# Each reader returns (image, boxes, label, score) of the boxes of known classes, and how many others there are: of each
-# box the place of its image, or −1, and its numbers as the file has them
+# Each reader returns (image, boxes, label, score) of the boxes of known classes, how many others there are, and whether
+# classes were told by made-up ids: of each box the place of its image, or −1, and its numbers as the file has them
 
 
 def _read_coco_results(path, names):
@@ -182,7 +184,7 @@ def _read_coco_results(path, names):
     image_of = {id_key(image_id): i for i, image_id in enumerate(names.image_ids)}
     label_of = {id_key(category): label for label, category in enumerate(names.category_ids.values())}
     label_of_name = {name: label for label, name in enumerate(names.category_ids)}
-    image, xywh, labels, scores, n_foreign = [], [], [], [], 0
+    image, xywh, labels, scores, n_foreign, by_number = [], [], [], [], 0, False
     for k, row in enumerate(rows, 1):
         missing = {"image_id", "category_id", "bbox", "score"} - row.keys()
         if missing:
@@ -196,6 +198,7 @@ def _read_coco_results(path, names):
         if label is None:
             known = ", ".join(f"{category} {name}" for name, category in list(names.category_ids.items())[:8])
             raise UserError(f"{path}: detection {k} has category {row['category_id']!r}; there are {known}, …")
+        by_number = by_number or (bool(names.made_up) and not isinstance(name, str))
         box = row["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, [*box, row["score"]])):
             raise UserError(
@@ -208,7 +211,8 @@ def _read_coco_results(path, names):
         labels.append(label)
         scores.append(row["score"])
     boxes = np.array(xywh, np.float64).reshape(-1, 4)
-    return np.array(image, np.int64), boxes, np.array(labels, np.int64), np.array(scores, np.float64), n_foreign
+    columns = np.array(image, np.int64), boxes, np.array(labels, np.int64), np.array(scores, np.float64)
+    return *columns, n_foreign, by_number
 
 
 def _read_voc_results(path, names):
@@ -242,7 +246,7 @@ def _read_voc_results(path, names):
             labels.append(label)
             numbers.append(own)
     numbers = np.array(numbers, np.float64).reshape(-1, 5)
-    return np.array(image, np.int64), numbers[:, 1:], np.array(labels, np.int64), numbers[:, 0], n_foreign
+    return np.array(image, np.int64), numbers[:, 1:], np.array(labels, np.int64), numbers[:, 0], n_foreign, False
 
 
 def _lines(file):

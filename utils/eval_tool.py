@@ -57,13 +57,6 @@ class VOCResult:
             lines.append(f"{name:<{width}}  {n_gt:>9,}  {n_det:>10,}  {show(ap07):>11}  {show(ap):>7}")
         return "\n".join(lines)
 
-    def rows(self) -> list[tuple]:
-        """`table` for a CSV file: a header, a row for each class and one for the mean; None for NaN."""
-        columns = (self.label_names, self.n_gt.tolist(), self.n_det.tolist(), self.ap07, self.ap)
-        mean = ("mAP", int(self.n_gt.sum()), int(self.n_det.sum()), self.map07, self.map)
-        rows = [*zip(*columns, strict=True), mean]
-        return [("class", "boxes", "detections", "ap07", "ap"), *((*row[:3], *map(plain, row[3:])) for row in rows)]
-
     def to_json(self) -> dict:
         """The fields and both means as what `json.dumps` takes; NaN becomes None."""
         return {
@@ -137,7 +130,7 @@ def calc_detection_voc_prec_rec(*args, **kwargs) -> tuple[list[np.ndarray], list
 
 
 def prec_rec_of(found: VOCMatches) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """The same of detections that are matched already."""
+    """`calc_detection_voc_prec_rec` of detections that are matched already."""
     prec, rec = [], []
     for match, n_pos in zip(found.matches, found.n_pos, strict=True):
         tp, fp = np.cumsum(match == 1), np.cumsum(match == 0)
@@ -353,17 +346,21 @@ def _judge(target, difficult):
 
 
 def names_of(label_names, n_fg_class):
+    """The names, or for None the numbers of the classes."""
     return tuple(map(str, range(n_fg_class) if label_names is None else label_names))
 
 
 def nanmean(values):
+    """The mean of those that are numbers, NaN if none is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")  # numpy's nanmean would warn
 
 
 def plain(value):
+    """What JSON and CSV files hold: None for NaN."""
     return None if np.isnan(value) else float(value)
 
 
 def show(value):
+    """What tables show."""
     return "-" if np.isnan(value) else f"{value:.4f}"

@@ -30,6 +30,7 @@ class Scores(NamedTuple):
         parts = [
             self.voc.table(),
             "COCO's rules:\n" + self.coco.table(),
+            "thresholds where F1 is best:\n" + self.curves.table(),
             "errors, and what the mAP (area) would gain without each kind alone:\n" + self.errors.table(),
             f"confusions of detections above {self.confusion.score_thresh:.3g}, where F1 is best (background: to the "
             "right what was missed, below what is false):\n" + self.confusion.table(),
@@ -83,7 +84,7 @@ def score(found: Detections, db, label_names, *, iou_thresh=0.5, plus_one=True) 
 
     Args:
         found: of the first N images of `db`.
-        db: a `BboxDataset`, opened with its difficult boxes.
+        db: a `BboxDataset`, opened with its difficult boxes, `as_written`.
         label_names: the classes of the detections: the set's own, or one for all objects.
         iou_thresh: from which a detection finds a box, but for COCO's numbers, which have their own.
         plus_one: see `match_detections_voc`; COCO's have none.

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.bbox_tools import yx2xy
 from utils.errors import UserError
 from utils.file_tool import whole_file
 from utils.image_tool import IMAGE_SUFFIXES, write_jpeg
@@ -36,9 +37,10 @@ def voc_corners(bbox, size) -> np.ndarray:
         size: (H, W) of the picture.
 
     Returns:
-        (R, 4) int64 (xmin, ymin, xmax, ymax), 1..W and 1..H, at least a pixel wide and high as they are read.
+        (R, 4) int64 (xmin, ymin, xmax, ymax), at least a pixel wide and high as they are read; 1..W and 1..H but in a
+        picture one pixel wide or high.
     """
-    corners = np.round(np.asarray(bbox, np.float64).reshape(-1, 4)).astype(np.int64)[:, [1, 0, 3, 2]] + 1
+    corners = yx2xy(np.round(np.asarray(bbox, np.float64).reshape(-1, 4)).astype(np.int64)) + 1
     last = np.array([size[1], size[0]])
     low = np.clip(corners[:, :2], 1, np.maximum(last - 1, 1))
     high = np.maximum(np.minimum(corners[:, 2:], last), low + 1)

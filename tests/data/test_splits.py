@@ -26,9 +26,10 @@ def test_folders_and_their_splits(tmp_path):
 
 
 def test_a_part_of_a_union_twice(tmp_path):
-    with pytest.raises(UserError, match="^A with the split train is there twice"):
+    with pytest.raises(UserError, match=r"^A with the split train is there twice"):
         sources("A,B,A", "train,train,train")
     assert len(sources("A,A", "train,val")) == 2
+    assert sources("A,A", "test") == [("A", "test")]
 
 
 def voc(folder, *names):

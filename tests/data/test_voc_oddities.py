@@ -12,9 +12,15 @@ from utils.index_tool import FileIndex
 
 BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
 LOST = {
-    "nested": (f"<objects>{obj()}</objects>", "objects or boxes that are not in <object> directly in <annotation>; put them there"),
+    "nested": (
+        f"<objects>{obj()}</objects>",
+        "objects or boxes that are not in <object> directly in <annotation>; put them there",
+    ),
     "capital": ("<Object><name>cat</name></Object>", "objects or boxes that are not in <object> directly"),
-    "item": ("<item><name>cat</name><bndbox><xmin>1</xmin></bndbox></item>", "objects or boxes that are not in <object>"),
+    "item": (
+        "<item><name>cat</name><bndbox><xmin>1</xmin></bndbox></item>",
+        "objects or boxes that are not in <object>",
+    ),
     "two names": (obj(extra="<name>dog</name>"), "has <name> more than once; keep one"),
     "two corners": (obj().replace("<xmin>11", "<xmin>9</xmin><xmin>11"), "has <xmin> more than once"),
     "two marks": (obj(extra="<difficult>0</difficult><difficult>1</difficult>"), "has <difficult> more than once"),

@@ -43,7 +43,6 @@ def test_bench_loading_prints_each_stage_of_both_ways(tmp_path):
     assert (cells > 0).all()
     for ms, rate in ((0, 1), (2, 3)):
         np.testing.assert_allclose(cells[:, rate], 1e3 / cells[:, ms], rtol=0.05)
-        assert cells[:3, ms].sum() == pytest.approx(cells[3, ms], rel=0.4)
     (far,) = re.findall(r"differ by at most ([\d.]+) of 255", text)  # both do the same work
     assert float(far) < 1
 

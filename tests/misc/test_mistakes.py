@@ -8,10 +8,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def without_pillows_words(page):
+    """They change with its version."""
+    return re.sub(r"(the picture is broken) \(.*?\);", r"\1;", page)
+
+
 def test_each_mistake_is_the_line_in_the_docs():
     done = subprocess.run([sys.executable, "misc/mistakes.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]  # it looks for tracebacks, silence and runs that went on
     page = (ROOT / "docs/mistakes.md").read_text("utf-8")
-    assert done.stdout == page, "python misc/mistakes.py > docs/mistakes.md"
+    assert without_pillows_words(done.stdout) == without_pillows_words(page), "misc/mistakes.py > docs/mistakes.md"
     lines = re.findall(r"^\| .* \| `(.*)` \|$", page, re.MULTILINE)
     assert len(lines) >= 60

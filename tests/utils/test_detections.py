@@ -117,7 +117,7 @@ def test_a_known_split_ends_where_the_class_begins(tmp_path, names):
     """'test_mini' is no split of VOC's."""
     path = tmp_path / "comp4_det_test_mini_bus.txt"
     path.write_text("x 1 1 1 2 2")
-    with pytest.raises(UserError, match="ends with none of the classes"):
+    with pytest.raises(UserError, match=r"ends with none of the classes"):
         read_detections(path, names)
 
 
@@ -133,7 +133,10 @@ def test_ids_that_are_made_up_go_with_names(tmp_path):
         (Names(["x", "y"], {"wasp": 3}), 1, [0]),
     ):
         read, n_left_out = read_detections(tmp_path / "r.json", names)
-        assert (n_left_out, read.labels[0].tolist()) == (n, labels)
+        assert (n_left_out, read.labels[0].tolist(), read.by_number) == (n, labels, False)
+    (tmp_path / "r.json").write_text(json.dumps([row()]))
+    assert read_detections(tmp_path / "r.json", Names(["x"], {"ant": 3}, frozenset(["ant"])))[0].by_number
+    assert not read_detections(tmp_path / "r.json", Names(["x"], {"ant": 3}))[0].by_number
 
 
 def test_detections_of_the_first_images_alone(tmp_path):
@@ -147,7 +150,7 @@ def test_detections_of_the_first_images_alone(tmp_path):
 @pytest.mark.parametrize("line", ["x .9 60 60 10 10", "x 10 10 60 60 .9"])
 def test_a_line_in_another_order(tmp_path, line):
     (tmp_path / "comp4_det_test_bus.txt").write_text(line)
-    with pytest.raises(UserError, match="line 1: .* has a maximum below its minimum"):
+    with pytest.raises(UserError, match=r"line 1: .* has a maximum below its minimum"):
         read_detections(tmp_path, NAMES)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data.splits import open_split
+from tests.coco_folder import box, content, make_coco
 from tests.voc_folder import annotation, make_voc, obj
 from utils.detections import Detections
 from utils.errors import UserError
@@ -46,7 +47,7 @@ def test_parts_agree(db):
     assert scores.errors.counts.sum(0).tolist()[:6] == [1, 0, 0, 0, 1, 1]  # Cls, ..., Bkg, Miss
     assert scores.confusion.score_thresh < 0.9
     text = scores.text()
-    for part in ("AP 11-point", "COCO's rules:\n", "Cls ", "background"):
+    for part in ("AP 11-point", "all, one threshold", "COCO's rules:\n", "Cls ", "background"):
         assert part in text
 
 
@@ -94,6 +95,21 @@ def test_a_place_that_takes_no_file(db, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="can't be written"):
         score(detections([], [], []), db, db.label_names).write(tmp_path / "file/x.json", {})
+
+
+def test_the_truth_is_not_rounded(tmp_path):
+    """As float32 10.6 is a little more, and a detection of half the box would miss it by that."""
+    make_coco(tmp_path, content(box(bbox=(0, 0, 10.6, 10))))
+    db = open_split("coco", str(tmp_path), "val", use_difficult=True)
+    scores = score(detections([(0, 0.9, (0, 0, 10, 5.3))]), db, db.label_names, plus_one=False)
+    assert (scores.voc.map, scores.coco.stats["AP50"]) == (1, pytest.approx(1))
+    assert scores.errors.counts.sum() == 0
+
+
+def test_an_overlap_below_that_of_background(db):
+    """Boxes that overlap less than 0.1 are nowhere, unless as little is asked for."""
+    small = detections([(0, 0.9, (0, 0, 12, 12))], [], [])
+    assert score(small, db, db.label_names, iou_thresh=0.05).voc.ap[0] == 0.5
 
 
 def test_another_overlap(db):
