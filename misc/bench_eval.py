@@ -25,6 +25,7 @@ from pycocotools.cocoeval import COCOeval
 
 from utils.analysis_tool import confusion_matrix, precision_recall
 from utils.bbox_tools import yxyx2xywh
+from utils.cli_tool import at_least_one
 from utils.error_tool import error_analysis
 from utils.eval_tool import evaluate_detections
 
@@ -112,13 +113,6 @@ def measure(name, rounds, data):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return min(seconds), peak, result if name not in OURS else getattr(result, "map", None)
-
-
-def at_least_one(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
 
 
 def main():

@@ -33,6 +33,7 @@ from torchvision.transforms.functional import normalize as torchvision_normalize
 from tqdm import tqdm
 
 from utils import image_tool
+from utils.cli_tool import at_least_one
 
 MIN_SIZE, MAX_SIZE = 600, 1000
 STAGES = ("decode", "resize", "normalise", "all")
@@ -125,21 +126,11 @@ def measure(paths, rounds):
     return *times, far
 
 
-def whole_number(text):
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-whole_number.__name__ = "number"  # argparse: invalid number value: '0'
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="of JPEG files; default: VOC2007's photographs, or made ones")
-    parser.add_argument("--images", default=40, type=whole_number)
-    parser.add_argument("--rounds", default=3, type=whole_number)
+    parser.add_argument("--images", default=40, type=at_least_one)
+    parser.add_argument("--rounds", default=3, type=at_least_one)
     args = parser.parse_args()
     folder = args.folder or PHOTOGRAPHS
     paths = sorted(folder.glob("*.jpg"))

@@ -58,6 +58,13 @@ def device_argument(name):
         raise argparse.ArgumentTypeError(error) from None
 
 
+def at_least_one(text):
+    """A whole number from 1 on as argparse's `type`, likewise."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number of 1 or more")
+    return int(text)
+
+
 def return_free_memory():
     """Give back to the system what glibc's malloc keeps.
 

@@ -66,7 +66,7 @@ def test_bench_eval_prints_both_evaluations_and_the_analyses():
         (["misc/bench_train.py", "--device=gpu"], "argument --device: --device=gpu: must be auto, cpu, cuda"),
         (["misc/bench_train.py", "--size=600"], "argument --size: invalid numbers value: '600'"),
         (["misc/bench_train.py", "--batch-sizes=1,0"], "argument --batch-sizes: invalid numbers value: '1,0'"),
-        (["misc/bench_eval.py", "--images=0"], "argument --images: must be 1 or more"),
+        (["misc/bench_eval.py", "--images=0"], "argument --images: '0': must be a whole number of 1 or more"),
         (["misc/bench_train.py", "--device=cpu", "--amp=fp16"], "--amp=fp16: not on cpu"),
     ],
 )
