@@ -1,0 +1,178 @@
+"""utils/event_log.py: what is recorded comes back, also after a process that was killed, and a run that goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import event_log
+from utils.errors import UserError
+from utils.event_log import EventLog, read_events
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def recorded(folder):
+    return [{name: value for name, value in event.items() if name != "time"} for event in read_events(folder)]
+
+
+def picture(value, size=(8, 16)):
+    return np.full((*size, 3), value, np.uint8)
+
+
+def test_events_come_back_in_their_order(tmp_path):
+    with EventLog(tmp_path / "run") as log:
+        log.add("loss", "point", x=0, y=1.5)
+        log.step = 40
+        log.add("loss", "point", x=40, y=None)
+        log.add("läbels", "text", text="été\u2028\n<b>")
+        log.add("cm", "heatmap", matrix=[[1, 0], [0, 2]], names=["a", "b"])
+    assert recorded(tmp_path / "run") == [
+        {"step": 0, "win": "loss", "kind": "point", "x": 0, "y": 1.5},
+        {"step": 40, "win": "loss", "kind": "point", "x": 40, "y": None},
+        {"step": 40, "win": "läbels", "kind": "text", "text": "été\u2028\n<b>"},
+        {"step": 40, "win": "cm", "kind": "heatmap", "matrix": [[1, 0], [0, 2]], "names": ["a", "b"]},
+    ]
+    times = [event["time"] for event in read_events(tmp_path / "run")]
+    assert times == sorted(times)
+
+
+def test_pictures_are_files(tmp_path):
+    with EventLog(tmp_path) as log:
+        for step in (0, 40):
+            log.step = step
+            log.add_picture("gt img/1", picture(step))
+    events = recorded(tmp_path)
+    assert [(event["step"], event["file"]) for event in events] == [
+        (0, "pictures/gt_img_1-00000000.jpg"),
+        (40, "pictures/gt_img_1-00000040.jpg"),
+    ]
+    with Image.open(tmp_path / events[1]["file"]) as file:
+        assert file.size == (16, 8)
+        assert abs(np.asarray(file).mean() - 40) < 2
+
+
+def test_a_disk_that_is_slow_costs_the_oldest_pictures_and_no_number(tmp_path, monkeypatch):
+    go_on, begun = threading.Event(), threading.Event()
+
+    def slow(path, rgb):
+        begun.set()
+        go_on.wait()
+
+    monkeypatch.setattr(event_log, "write_jpeg", slow)
+    log = EventLog(tmp_path)
+    log.add_picture("img", picture(0))
+    begun.wait()
+    for step in range(1, 31):
+        log.step = step
+        log.add_picture("img", picture(0))
+        log.add("loss", "point", x=step, y=0.5)
+    go_on.set()
+    log.close()
+    events = recorded(tmp_path)
+    assert [event["x"] for event in events if event["kind"] == "point"] == [*range(1, 31)]
+    assert [event["step"] for event in events if event["kind"] == "img"] == [0, *range(11, 31)]
+    assert log.n_dropped == 10
+
+
+def test_a_process_that_is_killed_leaves_what_it_recorded(tmp_path):
+    code = (
+        "import sys, os, signal; from utils.event_log import EventLog\n"
+        "log = EventLog(sys.argv[1])\n"
+        "for k in range(100): log.add('loss', 'point', x=k, y=0.1)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert [event["x"] for event in read_events(tmp_path)] == [*range(100)]
+
+
+def test_a_last_line_that_is_cut_is_left_out_and_written_over(tmp_path):
+    with EventLog(tmp_path) as log:
+        log.add("loss", "point", x=0, y=1)
+        log.add("loss", "point", x=1, y=1)
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert [event["x"] for event in read_events(tmp_path)] == [0]
+    with EventLog(tmp_path, go_on_from=0) as log:
+        log.add("loss", "point", x=1, y=2)
+    assert [event["y"] for event in read_events(tmp_path)] == [1, 2]
+
+
+def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path):
+    with EventLog(tmp_path) as log:
+        for step in (0, 40, 80, 120):
+            log.step = step
+            log.add("loss", "point", x=step, y=1)
+    with EventLog(tmp_path, go_on_from=80) as log:
+        assert log.step == 80
+        log.step = 120
+        log.add("loss", "point", x=120, y=2)
+    assert [(event["x"], event["y"]) for event in read_events(tmp_path)] == [(0, 1), (40, 1), (80, 1), (120, 2)]
+
+
+def test_a_new_run_begins_anew(tmp_path):
+    with EventLog(tmp_path) as log:
+        log.add("loss", "point", x=0, y=1)
+    EventLog(tmp_path).close()
+    assert recorded(tmp_path) == []
+
+
+def test_a_disk_that_fails_ends_the_log_and_not_the_run(tmp_path, monkeypatch):
+    log = EventLog(tmp_path)
+    log.add("loss", "point", x=0, y=1)
+    real = log._file
+
+    class Full:
+        closed = False
+
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+        close = real.close
+
+    log._file = Full()
+    log.add("loss", "point", x=1, y=1)
+    log.add("loss", "point", x=2, y=1)
+    assert "No space left" in log.problem
+    log._file = real
+    log.add("loss", "point", x=3, y=1)
+    log.close()
+    assert [event["x"] for event in read_events(tmp_path)] == [0]
+
+
+def test_a_place_that_takes_no_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"events\.jsonl: can't be written"):
+        EventLog(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"{}\n", "line 1 is no event"), (b"[1]\n", "line 1 is no event"), (b"no\n", "line 1 is no event"),
+     (b"\xff\n", "cannot be read"), (b'{"time": 1, "step": "x", "win": "a", "kind": "b"}\n', "line 1 is no event")],
+)  # fmt: skip
+def test_what_is_no_log(tmp_path, content, told):
+    (tmp_path / "events.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        list(read_events(tmp_path))
+
+
+def test_no_log_at_all(tmp_path):
+    with pytest.raises(UserError, match="no such file; name the folder of a run"):
+        list(read_events(tmp_path))
+
+
+def test_a_line_is_json_that_any_program_reads(tmp_path):
+    with EventLog(tmp_path) as log:
+        log.add("loss", "point", x=0, y=0.1)
+    line = json.loads((tmp_path / "events.jsonl").read_text())
+    assert set(line) == {"time", "step", "win", "kind", "x", "y"}
+    assert os.listdir(tmp_path) == ["events.jsonl"]
