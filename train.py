@@ -233,12 +233,12 @@ def evaluate_command(*args, **kwargs):
         found = over(model, db, min(len(db), opt.test_num), "eval on", partial(detect_all, rois=rois))
         about = {"checkpoint": opt.load_path, "score_thresh": model.score_thresh, "nms_thresh": model.nms_thresh}
         names = model.detected_names
-    if opt.save_detections:
-        write_detections(opt.save_detections, found, db.names, opt.val_split)
     about |= {"data_dir": opt.data_dir, "split": opt.val_split, "n_images": len(found)}
     scores = score(found, db, names, iou_thresh=opt.iou_thresh, plus_one=opt.plus_one)
     say(scores.text())
     say(f"written to {', '.join(map(str, scores.write(path, about)))}")
+    if opt.save_detections:
+        write_detections(opt.save_detections, found, db.names, opt.val_split)
 
 
 @SetParseFn(str)

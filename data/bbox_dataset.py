@@ -16,6 +16,7 @@ from utils.bbox_tools import yxyx2xywh
 from utils.detections import Names
 from utils.errors import UserError
 from utils.image_tool import image_sizes, read_image
+from utils.json_tool import id_key
 
 
 class Problem(NamedTuple):
@@ -126,8 +127,7 @@ class BboxDataset:
     @property
     def names(self) -> Names:
         """What its images and classes are called in files of detections: by their ids, and from 1 on."""
-        category_ids = {name: k for k, name in enumerate(self.label_names, 1)}
-        return Names(self.ids, category_ids, made_up=frozenset(category_ids))
+        return Names.of(self.ids, self.label_names, known={})
 
     def instances(self) -> dict:
         """The lists `images` and `annotations` of COCO's form, in which `category_id` is the label.
@@ -179,21 +179,16 @@ class UnionDataset(BboxDataset):
     def names(self) -> Names:
         """Its parts' names: of pictures whose name two parts have, by their ids here.
 
-        Raises UserError where the parts number their classes in files of detections differently.
+        Where two parts have two ids for one class, or one for two, all ids are made up.
         """
-        image_ids = [own for part in self._parts for own in part.names.image_ids]
+        parts = [part.names for part in self._parts]
+        image_ids = [own for part in parts for own in part.image_ids]
         n_with = Counter(map(str, image_ids))
         image_ids = [own if n_with[str(own)] == 1 else i for own, i in zip(image_ids, self.ids, strict=True)]
-        made_up = frozenset.union(*(part.names.made_up for part in self._parts))
-        first, *others = (part.names.category_ids for part in self._parts)
-        for other in others:
-            if first != other:
-                name = next(name for name in first if first[name] != other[name])
-                raise UserError(
-                    f"{self.split}: {name!r} is category {first[name]} in one part and {other[name]} in another; score "
-                    "detections of each part by itself"
-                )
-        return Names(image_ids, first, made_up)
+        said = {(name, own) for part in parts for name, own in part.category_ids.items() if name not in part.made_up}
+        by_name = dict(said)
+        clear = len(by_name) == len(said) == len({id_key(own) for own in by_name.values()})
+        return Names.of(image_ids, self.label_names, known=by_name if clear else {})
 
     def instances(self) -> dict:
         images, annotations = [{"id": own} for own in self.ids], []

@@ -3,7 +3,6 @@
 Letters: R boxes of one picture.
 """
 
-import itertools
 import math
 import os
 import re
@@ -108,10 +107,7 @@ class COCOBboxDataset(BboxDataset):
             refuse(faults)
         super().__init__(split, use_difficult, label_names, map(str, image_ids), found, truths, problems, faults)
         ids = {name: row["id"] for row in content["categories"] if (name := categories.get(id_key(row["id"])))}
-        free = itertools.count(1 + max((_number_or_text(key)[1] for key in categories), default=0))
-        # a checkpoint may know classes that the file lacks
-        category_ids = {name: ids[name] if name in ids else next(free) for name in self.label_names}
-        self._names = Names(image_ids, category_ids, frozenset(set(self.label_names) - ids.keys()))
+        self._names = Names.of(image_ids, self.label_names, ids)
 
     @property
     def names(self):
@@ -230,7 +226,7 @@ def _categories(path, content):
 
 def _number_or_text(key):
     """Sorts numbers before texts."""
-    return (0, int(key), "") if re.fullmatch("-?[0-9]+", key) else (1, 0, key)
+    return (0, int(key), "") if re.fullmatch("-?[0-9]{1,18}", key) else (1, 0, key)
 
 
 def _images(path, content):

@@ -26,17 +26,20 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
     Raises:
         UserError: another number of splits than of folders, no folder is left, or one is there twice.
     """
-    folders = [data_dir] if os.path.isdir(data_dir) else [part.strip() for part in data_dir.split(",")]
+    folders = [data_dir] if os.path.isdir(data_dir) else [part.strip() for part in data_dir.split(",") if part.strip()]
     splits = [part.strip() for part in split.split(",")]
     if len(splits) == 1:
-        folders = list(dict.fromkeys(folders))  # A,A has two splits to learn from, and one to be judged by
+        folders = list(
+            {os.path.realpath(own): own for own in folders}.values()
+        )  # A,A may have two splits to learn from
         splits *= len(folders)
     if len(splits) != len(folders):
         raise UserError(
             f"{split}: {len(splits)} splits for {len(folders)} folders ({data_dir}); name one split, or one for each"
         )
     parts = [(folder, own) for folder, own in zip(folders, splits, strict=True) if own != "-"]
-    twice = next((part for part, n in Counter(parts).items() if n > 1), None)
+    counts = Counter((os.path.realpath(folder), own) for folder, own in parts)
+    twice = next((part for part in parts if counts[os.path.realpath(part[0]), part[1]] > 1), None)
     if twice:
         raise UserError(f"{twice[0]} with the split {twice[1]} is there twice; name each part of a union once")
     if not parts:
@@ -77,7 +80,8 @@ def find_label_names(kind, data_dir, splits, **reading):
     names = tuple(dict.fromkeys(name for own in found for name in own))
     if len(found) == 1 or names == found[0]:
         return names
-    return VOC_BBOX_LABEL_NAMES if names and set(names) <= set(VOC_BBOX_LABEL_NAMES) else tuple(sorted(names))
+    all_of_voc = kind == "voc" and names and set(names) <= set(VOC_BBOX_LABEL_NAMES)
+    return VOC_BBOX_LABEL_NAMES if all_of_voc else tuple(sorted(names))
 
 
 def training_sets(kind, data_dir, train_split, val_split, label_names=None, known=None, needs_val=False, strict=True):
@@ -140,6 +144,8 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
     db = open_split(kind, data_dir, split, label_names, use_difficult=True, pictures=False)
     report(db)
     found, n_left_out = read_detections(path, db.names)
+    if found.by_number and kind == "coco":
+        raise UserError(f"{path}: has categories without category_name whose number no file of {split} says; name them")
     if found.by_number:
         numbers = ", ".join(f"{own_id} {name}" for name, own_id in db.names.category_ids.items())
         say(f"{path}: its categories are taken as {numbers}; --label-names=a,b,c says others")

@@ -301,8 +301,11 @@ def _read_annotation(path: str) -> tuple:
         raise UserError(f"{path}: begins with <{root.tag}>, not <annotation>; this is not a VOC annotation")
     elements = root.findall("object")
     objects = [_read_object(path, n, element) for n, element in enumerate(elements, 1)]
-    within = {part for element in elements for part in element.iter()}  # VOC's people have parts with boxes
-    n_elsewhere = sum(element.tag.lower() in ("object", "bndbox") for element in root.iter() if element not in within)
+    read = {*elements, *(box for element in elements for box in element.findall("bndbox"))}
+    read |= {
+        inner for element in elements for part in element.findall("part") for inner in part.iter()
+    }  # VOC's people's
+    n_elsewhere = sum(element.tag.lower() in ("object", "bndbox") for element in root.iter() if element not in read)
     if n_elsewhere:
         raise UserError(
             f"{path}: has objects or boxes that are not in <object> directly in <annotation>; put them there"

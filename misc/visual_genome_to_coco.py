@@ -132,14 +132,21 @@ def main(argv=None):
         raise UserError(f"--n-classes={args.n_classes}: must be at least 1")
     if not 0 <= args.val_share < 1:
         raise UserError(f"--val-share={args.val_share}: must be from 0 to less than 1")
+    if args.seed < 0:
+        raise UserError(f"--seed={args.seed}: must be at least 0")
     images = read_rows(args.data_dir / "objects.json")
+    if not images:
+        raise UserError(f"{args.data_dir / 'objects.json'}: has no images; get the file anew")
     try:
         class_of = read_names(args.names) if args.names else commonest(images, args.n_classes)
         content, left_out = convert(args.data_dir, images, class_of, args.val_share, args.seed)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{args.data_dir}: its JSON files are not Visual Genome's ({error}); get them anew") from None
+    paths = {split: args.data_dir / "annotations" / f"instances_{split}.json" for split in ("train", "val")}
+    for split in paths.keys() - content.keys():
+        paths[split].unlink(missing_ok=True)  # an earlier run's, with pictures that are in the other split now
     for split, own in content.items():
-        path = args.data_dir / "annotations" / f"instances_{split}.json"
+        path = paths[split]
         try:
             with whole_file(path) as partial:
                 partial.write_text(json.dumps(own), "utf-8")

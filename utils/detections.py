@@ -7,6 +7,7 @@ inclusive corners (the VOC 2007 development kit, section 8.2).
 Letters: N images, R boxes of one image.
 """
 
+import itertools
 import json
 import math
 import os
@@ -56,6 +57,14 @@ class Names(NamedTuple):
     category_ids: Mapping  # class name → its id in COCO's form, in label order
     made_up: frozenset = frozenset()  # the classes whose id no file says: only their place among those known here
 
+    @classmethod
+    def of(cls, image_ids, label_names, known: Mapping) -> "Names":
+        """With the `known` ids (class name → id), and free numbers for classes that have none."""
+        numbers = [int(key) for key in map(id_key, known.values()) if re.fullmatch("-?[0-9]{1,18}", key)]
+        free = itertools.count(1 + max(numbers, default=0))
+        category_ids = {name: known[name] if name in known else next(free) for name in label_names}
+        return cls(image_ids, category_ids, frozenset(set(label_names) - known.keys()))
+
 
 def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, int]:
     """Detections from a file that someone made.
@@ -77,6 +86,8 @@ def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, 
     in_coco_form = path.is_file() and _is_json(path)
     read = _read_coco_results if in_coco_form else _read_voc_results
     image, boxes, label, score, n_foreign, by_number = read(path, names)
+    if n_foreign and not len(image):
+        raise UserError(f"--detections={path}: none of its boxes is of a class of this set; name the data it is for")
     known = image >= 0
     if len(known) and not known.any():
         raise UserError(
@@ -183,22 +194,24 @@ def _read_coco_results(path, names):
         raise UserError(f"{path}: not a list of objects with image_id, category_id, bbox and score, as COCO's are")
     image_of = {id_key(image_id): i for i, image_id in enumerate(names.image_ids)}
     label_of = {id_key(category): label for label, category in enumerate(names.category_ids.values())}
-    label_of_name = {name: label for label, name in enumerate(names.category_ids)}
+    class_names = list(names.category_ids)
+    label_of_name = {name: label for label, name in enumerate(class_names)}
     image, xywh, labels, scores, n_foreign, by_number = [], [], [], [], 0, False
     for k, row in enumerate(rows, 1):
         missing = {"image_id", "category_id", "bbox", "score"} - row.keys()
         if missing:
             raise UserError(f"{path}: detection {k} has no {', '.join(sorted(missing))}; results have all four")
         name, label = row.get("category_name"), label_of.get(id_key(row["category_id"]))
-        if isinstance(name, str) and (names.made_up or label is None):
-            label = label_of_name.get(name)
+        named = isinstance(name, str)
+        if named and (names.made_up or label is None):
+            label = label_of_name.get(name.strip())
             if label is None:
                 n_foreign += 1
                 continue
         if label is None:
             known = ", ".join(f"{category} {name}" for name, category in list(names.category_ids.items())[:8])
             raise UserError(f"{path}: detection {k} has category {row['category_id']!r}; there are {known}, …")
-        by_number = by_number or (bool(names.made_up) and not isinstance(name, str))
+        by_number = by_number or (not named and class_names[label] in names.made_up)
         box = row["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, [*box, row["score"]])):
             raise UserError(

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -112,21 +112,16 @@ def predict_files(model, paths, out_dir, n_together=1, save=("pictures", "json")
                 detections = model.predict([shot.img for shot in chunk])
                 for shot, bbox, label, score in zip(chunk, *detections, strict=True):
                     records.append(_record(shot, bbox, label, score, model.detected_names))
-                    try:
-                        if "pictures" in save:
+                    if "pictures" in save:
+                        with _noting(shot, problems):
                             drawings.write(shot, draw_bboxes(shot.img, bbox, label, score, model.detected_names))
-                        if voc:
-                            names = [model.detected_names[k] for k in label]
+                    if voc:
+                        names = [model.detected_names[k] for k in label]
+                        with _noting(shot, problems):
                             if shot.frame is None:
                                 voc.add_picture(shot.path, shot.name, shot.img, bbox, names)
                             else:
                                 voc.add_frame(shot.name, shot.frame, shot.img, bbox, names)
-                    except UserError as error:  # this one has no such form
-                        problems.append(str(error))
-                    except OSError as error:
-                        if error.errno != errno.ENAMETOOLONG:
-                            raise
-                        problems.append(f"{shot.path}: the name of what is written of it is too long; rename it")
     except OSError as error:
         raise UserError(
             f"--out={out_dir}: can't be written ({error.strerror or error}); choose another folder"
@@ -182,6 +177,22 @@ def _read(sources, every, problems):
                 problems.extend(reader.problems)
             except UserError as error:
                 problems.append(str(error))
+
+
+@contextmanager
+def _noting(shot, problems):
+    """Go on behind the block where `shot` has no such form; one line for all frames of a video."""
+    line = None
+    try:
+        yield
+    except UserError as error:
+        line = str(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        line = f"{shot.path}: the name of what is written of it is too long; rename it"
+    if line and line not in problems:
+        problems.append(line)
 
 
 def _record(shot, bbox, label, score, label_names):

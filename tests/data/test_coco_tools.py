@@ -1,11 +1,13 @@
 """COCO's form as programs write it that are not COCO's own, and unions of such folders."""
 
+import json
+
 import numpy as np
 import pytest
 
 from data.bbox_dataset import UnionDataset
 from data.coco_dataset import COCOBboxDataset
-from data.splits import open_split
+from data.splits import open_scored, open_split
 from tests.coco_folder import box, content, make_coco
 from utils.errors import UserError
 
@@ -97,9 +99,24 @@ def test_a_union_keeps_the_files_ids(tmp_path):
 
 def test_a_union_of_other_ids_scores_no_files(tmp_path):
     db = two_folders(tmp_path, second=8)
-    assert len(db) == 3
-    with pytest.raises(UserError, match="'dog' is category 7 in one part and 8 in another; score"):
-        _ = db.names
+    assert db.names.category_ids == {"cat": 1, "dog": 2, "owl": 3}
+    assert db.names.made_up == {"cat", "dog", "owl"}
+    results = [{"image_id": "2", "category_id": 8, "bbox": [1, 1, 5, 5], "score": 0.5}]
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    for category, told in ((8, "has category 8; there are"), (2, "without category_name whose number no file")):
+        (tmp_path / "r.json").write_text(json.dumps([results[0] | {"category_id": category}]))
+        with pytest.raises(UserError, match=told):
+            open_scored("coco", f"{tmp_path}/a,{tmp_path}/b", "val", str(tmp_path / "r.json"))
+
+
+def test_a_union_of_other_classes_has_the_ids_of_all(tmp_path):
+    for folder, categories in (("1", {"nut": 7, "bolt": 8}), ("2", {"screw": 1})):
+        rows = [{"id": k, "name": name} for name, k in categories.items()]
+        make_coco(tmp_path / folder, content(box(category_id=rows[0]["id"]), categories=rows))
+    where = f"{tmp_path}/1,{tmp_path}/2"
+    assert open_split("coco", where, "val").names.category_ids == {"bolt": 8, "nut": 7, "screw": 1}
+    names = open_split("coco", where, "val", ("ape", "bolt", "nut", "screw")).names
+    assert (names.category_ids["ape"], names.made_up) == (9, {"ape"})
 
 
 def test_classes_that_the_file_lacks_have_ids_of_their_own(tmp_path):

@@ -30,6 +30,8 @@ def test_a_part_of_a_union_twice(tmp_path):
         sources("A,B,A", "train,train,train")
     assert len(sources("A,A", "train,val")) == 2
     assert sources("A,A", "test") == [("A", "test")]
+    assert len(sources("A,./A", "test")) == 1
+    assert sources("A,", "test") == [("A", "test")]
 
 
 def voc(folder, *names):

@@ -21,6 +21,13 @@ LOST = {
         "<item><name>cat</name><bndbox><xmin>1</xmin></bndbox></item>",
         "objects or boxes that are not in <object>",
     ),
+    "within another": (
+        f"<object><name>cat</name>{obj()}</object>".replace(
+            "</object></object>",
+            "</object><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object>",
+        ),
+        "objects or boxes that",
+    ),
     "two names": (obj(extra="<name>dog</name>"), "has <name> more than once; keep one"),
     "two corners": (obj().replace("<xmin>11", "<xmin>9</xmin><xmin>11"), "has <xmin> more than once"),
     "two marks": (obj(extra="<difficult>0</difficult><difficult>1</difficult>"), "has <difficult> more than once"),

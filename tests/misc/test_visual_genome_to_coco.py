@@ -60,6 +60,7 @@ def test_the_commonest_names(folder):
 
 def test_names_from_a_file(folder):
     (folder / "vocabulary.txt").write_text("plant,tree,bush\n\nThing, rare  thing\n")
+    run(f"--data-dir={folder}", "--val-share=0.5")  # whose validation set is gone with the next
     objects = json.loads((folder / "objects.json").read_text())
     objects[0]["objects"][0]["names"] = "Tree"  # a text in place of a list
     (folder / "objects.json").write_text(json.dumps([*objects, objects[3]]))  # and a picture twice
@@ -86,6 +87,8 @@ def test_names_from_a_file(folder):
         (lambda folder: (folder / "image_data.json").write_text("{}"), [], "image_data.json: not a list"),
         (lambda folder: (folder / "VG_100K/1.jpg").unlink(), [], "no picture 1.jpg in VG_100K or VG_100K_2"),
         (lambda folder: (folder / "annotations").write_text(""), [], "instances_train.json: can't be written"),
+        (lambda folder: (folder / "objects.json").write_text("[]"), [], "objects.json: has no images"),
+        (lambda folder: None, ["--seed=-1"], "--seed=-1: must be at least 0"),
         (lambda folder: None, ["--n-classes=0"], "--n-classes=0"),
         (lambda folder: None, ["--val-share=1"], "--val-share=1"),
         (lambda folder: None, ["--names=nowhere.txt"], "--names=nowhere.txt: cannot be read"),

@@ -139,6 +139,17 @@ def test_ids_that_are_made_up_go_with_names(tmp_path):
     assert not read_detections(tmp_path / "r.json", Names(["x"], {"ant": 3}))[0].by_number
 
 
+def test_no_box_of_a_known_class(tmp_path):
+    rows = [row(category_id=99, category_name=name) for name in ("Bus", "cow")]
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="none of its boxes is of a class of this set"):
+        read_detections(tmp_path / "r.json", NAMES)
+    rows.append(row(category_id=99, category_name=" bus "))
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    read, n_left_out = read_detections(tmp_path / "r.json", NAMES)
+    assert (n_left_out, read.labels[2].tolist()) == (2, [0])
+
+
 def test_detections_of_the_first_images_alone(tmp_path):
     found = detections([((1, 2, 3, 4), 0, 0.5)])
     for where in (tmp_path / "r.json", tmp_path / "texts"):

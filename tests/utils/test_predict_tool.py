@@ -119,6 +119,14 @@ def test_what_can_not_be_drawn_does_not_lose_the_others(tmp_path):
     assert "c.mp4: can't be encoded" in problems[1]
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["a.jpg", "d.jpg", "detections.json"]
+    predict_files(Detector({}), paths, tmp_path / "both", save=("pictures", "voc"))  # which has a form for all but them
+    assert len(VOCBboxDataset(tmp_path / "both", "predicted", ("cat",))) == 6
+
+
+def test_of_a_video_one_line(tmp_path):
+    path = film(tmp_path / f"{'n' * 250}.mp4", grey([10, 90, 170]))
+    _, problems = predict_files(Detector({}), [path], tmp_path / "out", save=("voc",))
+    assert len(problems) == 1
 
 
 def test_a_name_as_long_as_names_may_be(tmp_path):
