@@ -14,8 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,70 +22,15 @@ from tqdm import tqdm
 
 from utils import array_tool as at
 from utils.draw_tool import draw_bboxes, visdom_bbox
-from utils.visdom_server import MARKED_POINTS, Draft, Link
+from utils.event_log import EventLog
+from utils.image_tool import read_image
+from utils.vis_windows import Line, Pane
+from utils.visdom_server import Link
 
 __all__ = ["Visualizer", "draw_bboxes", "visdom_bbox"]
 
-MAX_POINTS = 2_000  # of a curve: an append costs the server O(points in the window), 22 ms at 2,000, 99 ms at 10,000
 LOG_LINES = 500
 PAUSE = 0.25  # seconds between two batches: an open page loses points of appends that come in a burst
-
-
-@dataclass(eq=False)
-class _Line:
-    """A curve (y is None at a gap), and how many of its points the server has."""
-
-    x: list[float] = field(default_factory=list)
-    y: list[float | None] = field(default_factory=list)
-    next_x: float = 0.0
-    sent: int = 0
-    version: int = 0  # counts the times it was to be sent anew: what was under way before does not count
-
-    def add(self, y, x):
-        x = self.next_x if x is None else x
-        self.x.append(x)
-        self.y.append(y)
-        self.next_x = x + 1
-        if len(self.y) > MAX_POINTS:
-            del self.x[1::2], self.y[1::2]  # of 2,001 points the first and the newest stay
-            self.forget()
-        elif len(self.y) == MARKED_POINTS + 1:
-            self.forget()  # sent anew, now without marks
-
-    @property
-    def pending(self) -> bool:
-        return self.sent < len(self.y)
-
-    def forget(self):
-        self.sent = 0
-        self.version += 1
-
-    def draft(self) -> Draft:
-        new = slice(self.sent, None)
-        return Draft("line", (self.x[new], self.y[new]), self.sent == 0, (self.version, len(self.y)))
-
-    def done(self, draft):
-        version, sent = draft.mark
-        if version == self.version:
-            self.sent = sent
-
-
-@dataclass(eq=False)
-class _Pane:
-    """A picture, text, log or matrix; a newer one replaces the object, so memory does not grow."""
-
-    kind: str
-    content: Any
-    pending: bool = True
-
-    def forget(self):
-        self.pending = True
-
-    def draft(self) -> Draft:
-        return Draft(self.kind, tuple(self.content) if self.kind == "log" else self.content)
-
-    def done(self, draft):
-        self.pending = False
 
 
 class Visualizer:
@@ -102,6 +46,8 @@ class Visualizer:
         timeout: seconds that the server has for each answer.
         retry_every: seconds between two attempts in an outage.
         notify: takes one line when an outage begins and one when it ends; by default to stderr, between the bars.
+        events: where all that is recorded is kept, whatever the server does, also with `enabled` False; None for
+            nowhere. The visualizer closes it at its end.
     """
 
     def __init__(
@@ -113,7 +59,9 @@ class Visualizer:
         timeout=3.0,
         retry_every=5.0,
         notify=None,
+        events: EventLog | None = None,
     ):
+        self.events = events
         self.env = str(env).replace("/", "_")
         self.port = port
         self.server = server if "://" in server else f"http://{server}"
@@ -122,7 +70,7 @@ class Visualizer:
         self._notify_with = notify or _print_line
         self._pid = os.getpid()
         self._changed = threading.Condition()  # guards the four below and tells `flush` that they changed
-        self._windows: dict[str, _Line | _Pane] = {}
+        self._windows: dict[str, Line | Pane] = {}
         self._logs: dict[str, deque] = {}
         self._to_save: set[str] = set()
         self._thread = None
@@ -150,9 +98,10 @@ class Visualizer:
         name, y, x = str(name), _finite(y), _finite(x)
         with self._changed:
             line = self._windows.get(name)
-            if not isinstance(line, _Line):
-                line = self._windows[name] = _Line()
-            line.add(y, x)
+            if not isinstance(line, Line):
+                line = self._windows[name] = Line()
+            x = line.add(y, x)
+        self._record(name, "point", x=x, y=y)
         self._signal()
 
     def plot_many(self, d, x=None):
@@ -174,6 +123,10 @@ class Visualizer:
             img = np.stack([grey / max(grey.max(initial=0), 1e-12)] * 3)
         if img.ndim != 3 or img.shape[0] != 3 or 0 in img.shape:
             raise ValueError(f"{name}: a picture of shape {img.shape}: (3, H, W) is needed")
+        if img.dtype != np.uint8:
+            img = (np.nan_to_num(img, posinf=1, neginf=0).clip(0, 1) * 255).round().astype(np.uint8)
+        if self.events is not None:
+            self.events.add_picture(str(name), img.transpose(1, 2, 0))
         self._show(name, "img", img)
 
     def img_many(self, d):
@@ -184,6 +137,7 @@ class Visualizer:
     def text(self, text, win):
         """Show `text` (HTML, as visdom takes it) in the window `win`, in place of what was there."""
         if not self._idle():
+            self._record(win, "text", text=str(text))
             self._show(win, "text", str(text))
 
     def heatmap(self, win, matrix, names):
@@ -198,16 +152,22 @@ class Visualizer:
         matrix = np.array(at.tonumpy(matrix), dtype=np.float64)
         if matrix.ndim != 2 or 0 in matrix.shape:
             raise ValueError(f"{win}: a matrix of shape {matrix.shape}: (L, L) is needed")
-        self._show(win, "heatmap", (matrix, [str(name) for name in names]))
+        names = [str(name) for name in names]
+        self._record(win, "heatmap", matrix=matrix.tolist(), names=names)
+        self._show(win, "heatmap", (matrix, names))
 
-    def log(self, info, win="log_text"):
-        """Append a line, with the time, to the text window `win`; it keeps the last 500 lines."""
+    def log(self, info, win="log_text", at=None):
+        """Append a line, with the time, to the text window `win`; it keeps the last 500 lines.
+
+        `at` is in seconds since 1970; None is now.
+        """
         if self._idle():
             return
         with self._changed:
             lines = self._logs.setdefault(str(win), deque(maxlen=LOG_LINES))
-            lines.append(f"[{time.strftime('%m-%d %H:%M:%S')}] {info}")
-            self._windows[str(win)] = _Pane("log", lines)
+            lines.append(f"[{time.strftime('%m-%d %H:%M:%S', time.localtime(at))}] {info}")
+            self._windows[str(win)] = Pane("log", lines)
+        self._record(win, "log", text=str(info))
         self._signal()
 
     def save(self, envs=None):
@@ -222,7 +182,7 @@ class Visualizer:
         """Curves and logs as plain dicts, lists, numbers and strings, for a checkpoint (a gap is None)."""
         self._idle()  # renews the lock in a fork
         with self._changed:
-            lines = {name: line for name, line in self._windows.items() if isinstance(line, _Line)}
+            lines = {name: line for name, line in self._windows.items() if isinstance(line, Line)}
             return {
                 "env": self.env,
                 "lines": {name: {"x": [*i.x], "y": [*i.y], "next_x": i.next_x} for name, i in lines.items()},
@@ -240,16 +200,16 @@ class Visualizer:
         lines = {name: {"next_x": count} for name, count in d.get("index", {}).items()} | d.get("lines", {})
         with self._changed:
             for name, i in lines.items():
-                self._windows[name] = _Line([*i.get("x", ())], [*i.get("y", ())], i["next_x"])
+                self._windows[name] = Line([*i.get("x", ())], [*i.get("y", ())], i["next_x"])
             for win, old in logs.items():
                 self._logs[win] = deque(old, maxlen=LOG_LINES)
-                self._windows[win] = _Pane("log", self._logs[win])
+                self._windows[win] = Pane("log", self._logs[win])
         if lines or logs:
             self._signal()
 
     def flush(self, timeout=5.0) -> bool:
         """Wait until all that was recorded has arrived, at most `timeout` seconds; whether it has."""
-        if self._idle():
+        if self._idle() or not self._enabled:
             return True
         self._hurry.set()
         self._wake.set()
@@ -266,23 +226,29 @@ class Visualizer:
         if self._thread is not None:
             atexit.unregister(self.close)
             self._thread.join(timeout)
+        if self.events is not None:
+            self.events.close(timeout)
 
     def _idle(self) -> bool:
-        """Whether there is nothing to do: switched off, closed, or forked."""
-        if os.getpid() != self._pid:  # a fork has not our thread, and its copy of the lock may be held for ever
+        """Whether there is nothing to do: closed, forked, or neither sent nor kept in `events`."""
+        if os.getpid() != self._pid:  # a fork has not our threads, and its copy of the lock may be held for ever
             self._pid = os.getpid()
-            self._enabled = False
+            self._enabled, self.events = False, None
             self._changed = threading.Condition()
-        return not self._enabled or self._closing
+        return self._closing or not (self._enabled or self.events)
+
+    def _record(self, win, kind, **content):
+        if self.events is not None:
+            self.events.add(str(win), kind, **content)
 
     def _show(self, name, kind, content):
         with self._changed:
-            self._windows[str(name)] = _Pane(kind, content)
+            self._windows[str(name)] = Pane(kind, content)
         self._signal()
 
     def _signal(self):
         """Wake the sender; the first call starts it."""
-        if self._idle():
+        if self._idle() or not self._enabled:
             return
         with self._changed:
             if self._thread is None:
@@ -381,6 +347,22 @@ class Visualizer:
             self._notify_with(line)
         except Exception:  # a closed stderr must not end the sender
             logging.getLogger(__name__).debug("the line %r could not be shown", line)
+
+
+def replay(events, folder, vis):
+    """Show the events of a run, as `read_events` gives them, of which the pictures lie in `folder`."""
+    for event in events:
+        win, kind = event["win"], event["kind"]
+        if kind == "point":
+            vis.plot(win, event["y"], event["x"])
+        elif kind == "img":
+            vis.img(win, read_image(Path(folder, event["file"])).astype(np.uint8))
+        elif kind == "text":
+            vis.text(event["text"], win)
+        elif kind == "log":
+            vis.log(event["text"], win, event["time"])
+        elif kind == "heatmap":
+            vis.heatmap(win, np.array(event["matrix"]), event["names"])
 
 
 def _finite(value) -> float | None:

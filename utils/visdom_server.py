@@ -183,8 +183,6 @@ class Link:
         return self._client.line(y, x, win=win, opts=opts if whole else None, update=None if whole else "append")
 
     def _img(self, win, img):
-        if img.dtype != np.uint8:
-            img = (np.nan_to_num(img, posinf=1, neginf=0).clip(0, 1) * 255).round().astype(np.uint8)
         H, W = img.shape[1:]
         shown = min(1, PICTURE_SIDE / max(H, W))
         opts = {"title": win, "jpgquality": JPEG_QUALITY, "width": round(W * shown), "height": round(H * shown)}

@@ -13,7 +13,8 @@ from PIL import Image
 
 from tests.running_visdom import Page, free_port, wait_for
 from utils import vis_tool
-from utils.vis_tool import Visualizer
+from utils.event_log import EventLog, read_events
+from utils.vis_tool import Visualizer, replay
 
 pytestmark = pytest.mark.timeout(60)  # a call that waited for a stopped server would wait for ever
 
@@ -45,6 +46,29 @@ def test_every_kind_of_window_arrives(server, new_visualizer):
     assert "epoch 1 &lt;done&gt;" in page.window("log_text")["content"]
     assert page.window("pred_img")["title"] == "pred_img"
     assert vis.notes == []
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_run_that_is_replayed_shows_the_same(server, new_visualizer, tmp_path, enabled):
+    """Also one that was recorded without a server."""
+    vis = new_visualizer(server[0], env="first", enabled=enabled, events=EventLog(tmp_path / "run"))
+    for k in range(5):
+        vis.plot("total_loss", 1 / (k + 1) if k != 2 else float("nan"), x=None if k == 3 else 40 * k)
+    vis.img("gt_img", np.full((3, 20, 30), 0.5, dtype=np.float32))
+    vis.text("<b>words</b>", "labels")
+    vis.heatmap("roi_cm", torch.tensor([[3, 1], [0, 0]]), ["background", "cat"])
+    vis.log("epoch 1 <done>")
+    vis.close(20)
+    again = new_visualizer(server[0], env="again")
+    replay(read_events(tmp_path / "run"), tmp_path / "run", again)
+    assert again.flush(20)
+    assert again.state_dict()["lines"] == vis.state_dict()["lines"]
+    assert again.state_dict()["log"] == vis.state_dict()["log"]
+    page = Page(server[0], "again")
+    assert page.series("total_loss")[0] == [0, 40, 80, 81, 160]
+    assert page.window("labels")["content"] == "<b>words</b>"
+    assert page.has("gt_img")
+    assert page.has("roi_cm")
 
 
 def test_a_picture_is_sent_as_jpeg_with_its_values(server, new_visualizer):
