@@ -66,7 +66,7 @@ from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
 from utils.scoring_tool import score
-from utils.show_tool import dashboard, enter_debugger, show
+from utils.show_tool import dashboard, enter_debugger, show, show_result
 
 
 @SetParseFn(str)
@@ -91,7 +91,7 @@ def train(*args, **kwargs):
         say(f"warning: {line}", file=sys.stderr)
     name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(name, opt.overwrite)
-    with dashboard(opt.env, opt.port, opt.visdom, model.label_names) as vis:
+    with dashboard(opt.env, opt.port, opt.visdom, model.label_names, run_dir) as vis:
         trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=PARTS[opt.schedule])
         if opt.load_path and checkpoint.optimizer is not None:
             trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
@@ -101,7 +101,7 @@ def train(*args, **kwargs):
 
 def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, first_epoch=0, best_map=None, **facts):
     """The training loop, from epoch `first_epoch` on. Returns the best mAP or None. `facts` go into the checkpoints."""
-    model, vis, device = trainer.faster_rcnn, trainer.vis, trainer.faster_rcnn.device
+    model, device = trainer.faster_rcnn, trainer.faster_rcnn.device
     if opt.compile:
         model.compile_layers()
     loader = training_loader(model, train_db, train_rois)
@@ -124,17 +124,14 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
                 bar.update()
                 if step % opt.plot_every == 0 or step == n_steps:
                     enter_debugger(opt.debug_file, trainer, batch)
-                    show(trainer, batch, step, bar, opt.visdom)
+                    show(trainer, batch, step, bar)
                 if device.type == "cpu" and step % 200 == 0:
                     return_free_memory()
             check_finite(model, step)
             progress = {"epoch": epoch + 1, "step": step, **facts}
             if val_db is not None and ((epoch + 1) % opt.eval_every == 0 or step >= n_steps):
                 result = evaluate(model, val_db, val_rois)
-                vis.plot("test_map", result.map07, x=epoch + 1)
-                line = f"epoch {epoch + 1}: mAP {result.map07:.4f} (VOC07 11-point), {result.map:.4f} (area)"
-                say(f"{line} on {opt.val_split}")
-                vis.log(f"{line}, lr {trainer.learning_rate(epoch, step):g}")
+                show_result(trainer, result, epoch + 1, step, opt.val_split)
                 if result.map07 > (-1.0 if best_map is None else best_map):  # never true of nan
                     best_map = result.map07
                     trainer.save(save_path=run_dir / "best.pth", best_map=best_map, **progress)
@@ -165,7 +162,8 @@ def alternate(train_db, val_db, device, amp):
     run_dir = Path("runs", name) if state is not None else make_run_dir(name, opt.overwrite)
     done = state.other_info["alternating"] if state is not None else 0  # the last step that has a whole epoch
     facts = {"options": opt.that_decide()}
-    with dashboard(opt.env, opt.port, opt.visdom, train_db.label_names) as vis:
+    go_on_from = state.other_info["step"] if state is not None else None
+    with dashboard(opt.env, opt.port, opt.visdom, train_db.label_names, run_dir, go_on_from) as vis:
         for k, parts in enumerate(("rpn", "head", "rpn", "head"), start=1):
             if k < done:
                 continue

@@ -7,6 +7,7 @@ import numpy as np
 
 from utils.cli_tool import say
 from utils.errors import UserError
+from utils.event_log import EventLog
 from utils.image_tool import inverse_normalize
 from utils.precision_tool import autocast
 from utils.vis_tool import Visualizer, visdom_bbox
@@ -14,9 +15,9 @@ from utils.visdom_server import is_visdom
 
 
 @contextmanager
-def dashboard(env, port, enabled, label_names):
-    """The `Visualizer` of a run, saved and closed at its end."""
-    vis = Visualizer(env, port, enabled=enabled)
+def dashboard(env, port, enabled, label_names, run_dir, go_on_from=None):
+    """The `Visualizer` of a run, saved and closed at its end; what it records is kept in `run_dir`, see `EventLog`."""
+    vis = Visualizer(env, port, enabled=enabled, events=EventLog(run_dir, go_on_from))
     if enabled and is_visdom(port):
         say(f"dashboard: http://127.0.0.1:{port}/env/{vis.env}")
     elif enabled:
@@ -29,26 +30,36 @@ def dashboard(env, port, enabled, label_names):
         vis.close()
 
 
-def show(trainer, batch, step, bar, with_pictures=True):
+def show(trainer, batch, step, bar):
     """The mean losses since the last look go to the bar and the dashboard, with what the model sees in one image."""
     losses = trainer.get_meter_data()
     if not np.isfinite(losses["total_loss"]):
         raise UserError(f"the loss is not finite near step {step}: lower --lr, or raise --warmup")
     bar.set_postfix(loss=f"{losses['total_loss']:.3f}")
     vis, model = trainer.vis, trainer.faster_rcnn
-    if with_pictures:
-        vis.plot_many(losses, x=step)
-        vis.text(rpn_table(trainer.rpn_cm.value()), win="rpn_cm")
-        vis.heatmap("roi_cm", trainer.roi_cm.value(), ["background", *model.label_names])
-        height, width = batch.sizes[0].tolist()
-        img = inverse_normalize(batch.imgs[0, :, :height, :width], model.input_mode)
-        vis.img("gt_img", visdom_bbox(img, batch.bboxes[0], batch.labels[0], None, model.label_names))
-        with autocast(model.device, trainer.amp):
-            prepared = batch.imgs[:1, :, :height, :width]
-            rois = None if batch.rois is None else [batch.rois[0]]
-            detections = model.predict(prepared, [(height, width)], visualize=True, rois=rois)
-        vis.img("pred_img", visdom_bbox(img, *(column[0] for column in detections), model.detected_names))
+    vis.at_step(step)
+    vis.plot_many(losses, x=step)
+    vis.text(rpn_table(trainer.rpn_cm.value()), win="rpn_cm")
+    vis.heatmap("roi_cm", trainer.roi_cm.value(), ["background", *model.label_names])
+    height, width = batch.sizes[0].tolist()
+    img = inverse_normalize(batch.imgs[0, :, :height, :width], model.input_mode)
+    vis.img("gt_img", visdom_bbox(img, batch.bboxes[0], batch.labels[0], None, model.label_names))
+    with autocast(model.device, trainer.amp):
+        prepared = batch.imgs[:1, :, :height, :width]
+        rois = None if batch.rois is None else [batch.rois[0]]
+        detections = model.predict(prepared, [(height, width)], visualize=True, rois=rois)
+    vis.img("pred_img", visdom_bbox(img, *(column[0] for column in detections), model.detected_names))
     trainer.reset_meters()
+
+
+def show_result(trainer, result, epoch, step, split):
+    """The mAP after `epoch` epochs goes to the terminal and the dashboard."""
+    vis = trainer.vis
+    vis.at_step(step)
+    vis.plot("test_map", result.map07, x=epoch)
+    line = f"epoch {epoch}: mAP {result.map07:.4f} (VOC07 11-point), {result.map:.4f} (area)"
+    say(f"{line} on {split}")
+    vis.log(f"{line}, lr {trainer.learning_rate(epoch - 1, step):g}")
 
 
 def rpn_table(counts):

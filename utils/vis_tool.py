@@ -88,6 +88,11 @@ class Visualizer:
         """Whether the last attempt to send succeeded; None before the first one."""
         return self._connected
 
+    def at_step(self, step):
+        """What is recorded from now on is of this step of the run."""
+        if self.events is not None:
+            self.events.step = int(step)
+
     def plot(self, name, y, x=None):
         """Append the point (x, y) to the curve `name`. A `y` that is None, infinite or NaN is a gap in the curve.
 
