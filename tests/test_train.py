@@ -20,6 +20,7 @@ from model import FasterRCNNVGG16
 from tests.voc_folder import break_in_the_middle
 from utils.cli_tool import run_command
 from utils.config import Config, opt
+from utils.event_log import read_events
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 from utils.visdom_server import port_in_use
 
@@ -134,7 +135,7 @@ def test_without_a_val_list_training_goes_on_unvalidated(home, tmp_path):
     assert "without validation" in done.stdout
     assert "train.py predict" in done.stdout
     assert "train.py eval" not in done.stdout  # on what?
-    assert sorted(p.name for p in (tmp_path / "runs/blind").iterdir()) == ["last.pth"]
+    assert sorted(p.name for p in (tmp_path / "runs/blind").iterdir()) == ["events.jsonl", "last.pth", "pictures"]
     done = run(tmp_path, "train", *SMALL, "--voc-data-dir=toy", "--val-split=val", code=2)
     assert "val.txt" in done.stderr
 
@@ -161,13 +162,31 @@ def test_a_run_that_diverges_never_takes_the_place_of_a_good_checkpoint(home, tm
         assert all(value.isfinite().all() for value in state.values())
 
 
+def test_a_run_keeps_its_numbers_and_pictures(home, tmp_path):
+    """Without a dashboard too; at the steps of --plot-every, the last one and after each epoch."""
+    words = [f"--voc-data-dir={home}/toy", "--epoch=2", "--visdom=False", "--plot-every=3", "--name=kept"]
+    done = run(tmp_path, "train", *SMALL, *words)
+    events = list(read_events(tmp_path / "runs/kept"))
+    total = [event for event in events if event["win"] == "total_loss"]
+    assert [event["x"] for event in total] == [event["step"] for event in total] == [3, 6, 8]
+    assert all(event["y"] > 0 for event in total)
+    maps = [event for event in events if event["win"] == "test_map"]
+    assert [(event["x"], event["step"]) for event in maps] == [(1, 4), (2, 8)]
+    assert [f"epoch {event['x']:.0f}: mAP {event['y']:.4f}" in done.stdout for event in maps] == [True] * 2
+    pictures = [tmp_path / "runs/kept" / event["file"] for event in events if event["kind"] == "img"]
+    assert len(pictures) == 6
+    assert all(path.stat().st_size > 0 for path in pictures)
+    stored = torch.load(tmp_path / "runs/kept/last.pth", weights_only=True)["vis_info"]["lines"]["total_loss"]
+    assert stored["x"] == [3, 6, 8]
+
+
 def test_overwrite_sets_the_former_runs_files_aside(home, tmp_path):
     (tmp_path / "runs/again").mkdir(parents=True)
     (tmp_path / "runs/again/interrupted.pth").write_text("the former run's")
     words = [f"--voc-data-dir={home}/toy", "--max-iter=1", "--visdom=False", "--name=again", "--overwrite"]
     run(tmp_path, "train", *SMALL, *words)
     names = sorted(path.name for path in (tmp_path / "runs/again").iterdir())
-    assert names == ["best.pth", "interrupted.pth.old", "last.pth"]
+    assert names == ["best.pth", "events.jsonl", "interrupted.pth.old", "last.pth", "pictures"]
 
 
 def test_a_run_may_overwrite_the_one_that_it_starts_from(home, tmp_path):

@@ -86,8 +86,8 @@ def make_run_dir(name, overwrite=False, root="runs"):
         raise UserError(f"--name={name}: {path} can't be made ({error.strerror}); choose another name") from None
     if any(path.glob("*.pth")) and not overwrite:
         raise UserError(f"--name={name}: {path} has checkpoints; choose another name, or allow it with --overwrite")
-    for checkpoint in path.glob("*.pth"):  # the former run's: beside the new one's they would pass for its own
-        checkpoint.replace(f"{checkpoint}.old")
+    for former in (*path.glob("*.pth"), *path.glob("events.jsonl")):  # beside the new ones they would pass for its own
+        former.replace(f"{former}.old")
     return path
 
 
