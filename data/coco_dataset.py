@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from data.bbox_dataset import (
     BboxDataset,
+    GroundTruth,
     Picture,
     Problem,
-    Truth,
     check_names,
     find_picture,
     label_of,
@@ -313,19 +313,19 @@ def _group(path, content, images, names):
 
 
 def _to_truth(path, image, rows, size, label_names, as_written):
-    """`Truth` of a picture of `size` (H, W), and the problems with the boxes that are left out."""
+    """`GroundTruth` of a picture of `size` (H, W), and the problems with the boxes that are left out."""
     xywh = np.array([row.xywh for row in rows], np.float64).reshape(-1, 4)
     bbox, usable, own = usable_boxes(path, xywh2yxyx(xywh), size, lambda r: _describe(image, rows[r]), as_written)
     label = np.array([label_of(path, row.name, label_names) for row in rows], np.int32)
     crowd = np.array([row.crowd for row in rows], bool)
     problems = size_problems(path, _size(image), size, image["file_name"]) + own
-    return Truth(bbox, label, crowd).rows(usable), problems
+    return GroundTruth(bbox, label, crowd).rows(usable), problems
 
 
 def _size(image):
     """(H, W) that the file says, or None."""
-    said = image.get("height"), image.get("width")
-    return said if all(is_finite(side) and side > 0 for side in said) else None
+    size = image.get("height"), image.get("width")
+    return size if all(is_finite(side) and side > 0 for side in size) else None
 
 
 def _box(path, where, row):

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from data.bbox_dataset import (
     BboxDataset,
+    GroundTruth,
     Picture,
     Problem,
-    Truth,
     check_names,
     find_picture,
     label_of,
@@ -108,8 +108,8 @@ class VOCBboxDataset(BboxDataset):
         ids, found, truths = [], [], []
         for image_id, annotation in annotations.items():
             with noting(faults):
-                path, said = paths[image_id], annotation.size
-                picture = find_picture(path, said, index) if pictures else Picture(None, said)
+                path, annotated_size = paths[image_id], annotation.size
+                picture = find_picture(path, annotated_size, index) if pictures else Picture(None, annotated_size)
                 truth, own_problems = _to_truth(annotation, picture.size, label_names, as_written)
                 ids.append(image_id)
                 found.append(picture)
@@ -371,16 +371,16 @@ def _read_size(path: str, root: ET.Element) -> tuple[int, int] | None:
 
 
 def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names: tuple[str, ...], as_written: bool):
-    """`Truth` of a file's usable objects in a picture of `size` (H, W), and the problems with the others.
+    """`GroundTruth` of a file's usable objects in a picture of `size` (H, W), and the problems with the others.
 
     The size is the picture's own: what the XML says may be missing, zero or another picture's.
     """
-    path, said, objects = annotation
+    path, annotated_size, objects = annotation
     label = np.array([label_of(path, obj.name, label_names) for obj in objects], np.int32)
     difficult = np.array([obj.difficult for obj in objects], bool)
     corners = np.array([obj.corners for obj in objects], np.float64).reshape(-1, 4)
     bbox, usable, own = usable_boxes(path, corners - 1, size, lambda r: _describe(objects[r]), as_written)
-    return Truth(bbox, label, difficult).rows(usable), size_problems(path, said, size) + own
+    return GroundTruth(bbox, label, difficult).rows(usable), size_problems(path, annotated_size, size) + own
 
 
 def _describe(obj: _Object) -> str:

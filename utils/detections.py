@@ -108,9 +108,9 @@ def make_room_for_detections(path, rpn_only, names: Names):
     path = Path(path)
     if rpn_only:
         raise UserError("--save-detections: an RPN's boxes are of no class; write them with python train.py propose")
-    file_names = Counter(map(in_a_name, names.category_ids))
+    file_names = Counter(map(path_part, names.category_ids))
     if not _is_json(path) and max(file_names.values()) > 1:
-        alike = [name for name in names.category_ids if file_names[in_a_name(name)] > 1]
+        alike = [name for name in names.category_ids if file_names[path_part(name)] > 1]
         raise UserError(f"--save-detections={path}: {' and '.join(alike)} would share a file; write a .json")
     try:
         (path.parent if _is_json(path) else path).mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def write_voc_results(folder, detections: Detections, names: Names, split="test"
             numbers = " ".join(f"{value:.10g}" for value in (score, *box))
             of_label[label].append(f"{image_id} {numbers}\n")
     folder = Path(folder)
-    paths = {name: folder / f"comp4_det_{in_a_name(split)}_{in_a_name(name)}.txt" for name in lines}
+    paths = {name: folder / f"comp4_det_{path_part(split)}_{path_part(name)}.txt" for name in lines}
     try:
         for name, path in paths.items():
             with whole_file(path) as partial:
@@ -175,7 +175,7 @@ def _short(value):
     return float(f"{value:.9g}")
 
 
-def in_a_name(text):
+def path_part(text):
     """A class or a split as a part of a file's name."""
     return re.sub(r"[/\\\0\ud800-\udfff]", "_", text)
 
@@ -280,7 +280,7 @@ def _labels_of_files(paths, category_ids):
     Raises:
         UserError: files of more than one run.
     """
-    label_of = {in_a_name(name): label for label, name in enumerate(category_ids)}
+    label_of = {path_part(name): label for label, name in enumerate(category_ids)}
     beginnings = {file: _beginnings(file.stem, label_of) for file in paths}
     votes = Counter(beginning for own in beginnings.values() for beginning in own)
     beginning = min(votes, key=lambda text: (-votes[text], len(text)), default="")
