@@ -143,7 +143,7 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
     """
     db = open_split(kind, data_dir, split, label_names, use_difficult=True, pictures=False)
     report(db)
-    found, n_left_out = read_detections(path, db.names)
+    found, n_left_out = read_detections(path, db.names, split)
     if found.by_number and kind == "coco":
         raise UserError(f"{path}: has categories without category_name whose number no file of {split} says; name them")
     if found.by_number:

@@ -66,12 +66,13 @@ class Names(NamedTuple):
         return cls(image_ids, category_ids, frozenset(set(label_names) - known.keys()))
 
 
-def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, int]:
+def read_detections(path: str | os.PathLike, names: Names, split: str | None = None) -> tuple[Detections, int]:
     """Detections from a file that someone made.
 
     Args:
         path: COCO's results (*.json), a text of VOC's for one class, or a folder of such texts. Where ids are made up,
             a `category_name` in the former, as `write_coco_results` puts it there, goes before its id.
+        split: its name, where the texts' names may have it.
 
     Returns:
         `Detections`, float64, and how many boxes of images or classes that are not among `names` were left out.
@@ -84,8 +85,8 @@ def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, 
     if not path.exists():
         raise UserError(f"--detections={path}: no such file or folder; check the path")
     in_coco_form = path.is_file() and _is_json(path)
-    read = _read_coco_results if in_coco_form else _read_voc_results
-    image, boxes, label, score, n_foreign, by_number = read(path, names)
+    read = _read_coco_results(path, names) if in_coco_form else _read_voc_results(path, names, split)
+    image, boxes, label, score, n_foreign, by_number = read
     if n_foreign and not len(image):
         raise UserError(f"--detections={path}: none of its boxes is of a class of this set; name the data it is for")
     known = image >= 0
@@ -228,11 +229,11 @@ def _read_coco_results(path, names):
     return *columns, n_foreign, by_number
 
 
-def _read_voc_results(path, names):
+def _read_voc_results(path, names, split):
     paths = [path] if path.is_file() else list(path.glob("*_det_*.txt"))
     if not paths:
         raise UserError(f"--detections={path}: no files such as comp4_det_test_CLASS.txt there; check the path")
-    of_file = _labels_of_files(paths, names.category_ids)
+    of_file = _labels_of_files(paths, names.category_ids, split)
     known = sorted((label, file) for file, label in of_file.items() if label is not None)
     if not known:
         known_names = ", ".join(list(names.category_ids)[:8])
@@ -270,7 +271,7 @@ def _lines(file):
         raise UserError(f"{file}: cannot be read ({error}); give detections in VOC's or COCO's form") from None
 
 
-def _labels_of_files(paths, category_ids):
+def _labels_of_files(paths, category_ids, split):
     """File → the label of the class whose name the file's ends with, or None.
 
     What stands before the class is the same in all files of one run: of the beginnings that some class would leave it
@@ -281,7 +282,7 @@ def _labels_of_files(paths, category_ids):
         UserError: files of more than one run.
     """
     label_of = {path_part(name): label for label, name in enumerate(category_ids)}
-    beginnings = {file: _beginnings(file.stem, label_of) for file in paths}
+    beginnings = {file: _beginnings(file.stem, label_of, split) for file in paths}
     votes = Counter(beginning for own in beginnings.values() for beginning in own)
     beginning = min(votes, key=lambda text: (-votes[text], len(text)), default="")
     others = sorted(file.name for file in paths if beginnings[file] and not file.stem.startswith(beginning))
@@ -292,9 +293,10 @@ def _labels_of_files(paths, category_ids):
     return {file: label_of.get(file.stem.removeprefix(beginning)) for file in paths}
 
 
-def _beginnings(stem, label_of):
-    """What may stand before a class in a file's name; of VOC's own splits that is known."""
-    known = re.match("comp[0-9]+_det_(train|val|trainval|test)_", stem)
-    if known:
-        return [known[0]] if stem[known.end() :] in label_of else []
+def _beginnings(stem, label_of, split):
+    """What may stand before a class in a file's name; that is known of this split, and of VOC's own."""
+    for name in (re.escape(path_part(split or "")), "(train|val|trainval|test)"):
+        known = re.match(f"comp[0-9]+_det_{name}_", stem)
+        if known:
+            return [known[0]] if stem[known.end() :] in label_of else []
     return [stem.removesuffix(end) for end in label_of if f"_{stem}".endswith(f"_{end}")]
