@@ -22,8 +22,8 @@ import numpy as np
 
 from utils.bbox_tools import xywh2yxyx, yx2xy, yxyx2xywh
 from utils.errors import UserError
-from utils.file_tool import check_writable, text_lines, whole_file
-from utils.json_tool import id_key, is_finite, read_json
+from utils.file_tool import prepare_file, prepare_folder, text_lines, whole_file
+from utils.json_tool import id_key, id_number, is_finite, read_json
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Names(NamedTuple):
     @classmethod
     def of(cls, image_ids, label_names, known: Mapping) -> "Names":
         """With the `known` ids (class name → id), and free numbers for classes that have none."""
-        numbers = [int(key) for key in map(id_key, known.values()) if re.fullmatch("-?[0-9]{1,18}", key)]
-        free = itertools.count(1 + max(numbers, default=0))
+        free = itertools.count(1 + max((id_number(id_key(own)) or 0 for own in known.values()), default=0))
         category_ids = {name: known[name] if name in known else next(free) for name in label_names}
         return cls(image_ids, category_ids, frozenset(set(label_names) - known.keys()))
 
@@ -114,10 +113,10 @@ def make_room_for_detections(path, rpn_only, names: Names):
         alike = [name for name in names.category_ids if file_names[path_part(name)] > 1]
         raise UserError(f"--save-detections={path}: {' and '.join(alike)} would share a file; write a .json")
     try:
-        (path.parent if _is_json(path) else path).mkdir(parents=True, exist_ok=True)
-        if _is_json(path) and path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        check_writable(path.parent if _is_json(path) else path)
+        if _is_json(path):
+            prepare_file(path)
+        else:
+            prepare_folder(path)
     except OSError as error:
         raise UserError(f"--save-detections={path}: can't be written ({error.strerror}); choose another") from None
 
