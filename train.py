@@ -57,7 +57,7 @@ from utils.cli_tool import (
     workers,
 )
 from utils.config import opt
-from utils.detections import in_a_name, make_room_for_detections, write_detections
+from utils.detections import make_room_for_detections, path_part, write_detections
 from utils.errors import UserError
 from utils.inference_tool import detect_all, evaluate_model, propose_all
 from utils.label_names import parse_label_names
@@ -214,7 +214,7 @@ def evaluate_command(*args, **kwargs):
     if bool(opt.load_path) == bool(opt.detections):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
     of = opt.detections or os.path.splitext(opt.load_path)[0]
-    path = Path(opt.out or beside(of, f"_eval_{in_a_name(opt.val_split)}.json"))
+    path = Path(opt.out or beside(of, f"_eval_{path_part(opt.val_split)}.json"))
     make_room(path)
     if opt.detections:
         names = parse_label_names(opt.label_names) if opt.label_names else None
@@ -256,7 +256,7 @@ def predict(*args, **kwargs):
 def propose(*args, **kwargs):
     """Write what the RPN of --load-path proposes for the pictures of --val-split, and print how many boxes it finds."""
     read_options(args, kwargs, needs="load_path")
-    path = Path(opt.out or beside(os.path.splitext(opt.load_path)[0], f"_proposals_{in_a_name(opt.val_split)}.npz"))
+    path = Path(opt.out or beside(os.path.splitext(opt.load_path)[0], f"_proposals_{path_part(opt.val_split)}.npz"))
     make_room(path)
     model = detector_at("evaluate")
     db = open_split(opt.data, opt.data_dir, opt.val_split)

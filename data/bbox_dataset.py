@@ -34,7 +34,7 @@ class Picture(NamedTuple):
     upright: bool = True  # turned as its Exif orientation says; see `find_picture`
 
 
-class Truth(NamedTuple):
+class GroundTruth(NamedTuple):
     """The true boxes of one picture."""
 
     bbox: np.ndarray  # (R, 4) (y_min, x_min, y_max, x_max), edges: float32, or float64 as it is written
@@ -43,7 +43,7 @@ class Truth(NamedTuple):
 
     def rows(self, wanted):
         """Those of its boxes that `wanted`, a mask or indices, takes."""
-        return Truth(*(column[wanted] for column in self))
+        return GroundTruth(*(column[wanted] for column in self))
 
 
 class BboxDataset:
@@ -69,7 +69,7 @@ class BboxDataset:
         label_names: the classes in label order.
         ids: the name of each picture, all different.
         pictures: `Picture` of each.
-        truths: `Truth` of each, difficult boxes among them.
+        truths: `GroundTruth` of each, difficult boxes among them.
         problems: what was left out or changed.
         faults: a line for each picture that is not among these, since it or its annotation can't be read.
 
@@ -103,7 +103,7 @@ class BboxDataset:
         bbox, label, difficult = self._truths[i]
         return bbox.astype(np.float32), label.copy(), difficult.copy()
 
-    def truth(self, i: int) -> Truth:
+    def ground_truth(self, i: int) -> GroundTruth:
         """What evaluation compares with: of float32 boxes an IoU of 0.5 may become less. Not to be changed."""
         return self._truths[i]
 
@@ -264,21 +264,21 @@ def look_at_pictures(paths, index):
     index.fill("picture", paths, image_sizes, "pictures")
 
 
-def find_picture(path, said, index):
-    """`Picture` of a file whose annotation says that it has the size `said`, (H, W) or None; see `FileIndex`.
+def find_picture(path, annotated_size, index):
+    """`Picture` of a file whose annotation says that it has the size `annotated_size`, (H, W) or None; see `FileIndex`.
 
     Some tools annotate the stored pixels, and leave the Exif orientation aside. Where the stored pixels have the size
     that was said, and the upright ones have not, the boxes are of the former: so the picture is read that way.
     """
     size, stored = map(tuple, index.get("picture", path, image_sizes))
-    return Picture(path, stored, upright=False) if said == stored != size else Picture(path, size)
+    return Picture(path, stored, upright=False) if annotated_size == stored != size else Picture(path, size)
 
 
-def size_problems(path, said, size, name="it"):
+def size_problems(path, annotated_size, size, name="it"):
     """A problem with the file `path`, in a list, where it says another size than the picture `name` has."""
-    if None in (said, size) or said == size:
+    if None in (annotated_size, size) or annotated_size == size:
         return []
-    (height, width), (true_height, true_width) = said, size
+    (height, width), (true_height, true_width) = annotated_size, size
     what = f"size that is not the picture's: {width:g}×{height:g}, {name} has {true_width}×{true_height}"
     return [Problem(path, what)]
 

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from data.bbox_dataset import (
     BboxDataset,
+    GroundTruth,
     Picture,
     Problem,
-    Truth,
     check_names,
     find_picture,
     label_of,
@@ -32,7 +32,7 @@ from utils.bbox_tools import xywh2yxyx
 from utils.detections import Names
 from utils.errors import UserError
 from utils.index_tool import MANY, FileIndex
-from utils.json_tool import id_key, is_finite, is_number, read_json
+from utils.json_tool import id_key, id_number, is_finite, is_number, read_json
 
 # Where the tools that people use put the instances of a split, and its pictures: COCO itself, CVAT, Roboflow, ...
 _JSONS = (
@@ -90,14 +90,14 @@ class COCOBboxDataset(BboxDataset):
         folder = _picture_folder(self.data_dir, split, path, images) if pictures else None
         of_image, problems, faults = _group(path, content, images, categories)
         problems += _pictures_again(path, images)
-        if pictures:
-            look_at_pictures([_picture_path(folder, image) for image in images.values()], index)
+        paths = {key: _picture_path(folder, image) for key, image in images.items()} if pictures else {}
+        look_at_pictures(paths.values(), index)
         image_ids, found, truths = [], [], []
         for key, image in tqdm(images.items(), "annotations", unit="img", disable=len(images) <= MANY):
             with noting(faults):
                 picture = Picture(None, _size(image))
                 if pictures:
-                    picture = find_picture(_picture_path(folder, image), _size(image), index)
+                    picture = find_picture(paths[key], _size(image), index)
                 truth, own_problems = _to_truth(path, image, of_image[key], picture.size, label_names, as_written)
                 image_ids.append(image["id"])
                 found.append(picture)
@@ -226,7 +226,8 @@ def _categories(path, content):
 
 def _number_or_text(key):
     """Sorts numbers before texts."""
-    return (0, int(key), "") if re.fullmatch("-?[0-9]{1,18}", key) else (1, 0, key)
+    number = id_number(key)
+    return (1, 0, key) if number is None else (0, number, "")
 
 
 def _images(path, content):
@@ -313,19 +314,19 @@ def _group(path, content, images, names):
 
 
 def _to_truth(path, image, rows, size, label_names, as_written):
-    """`Truth` of a picture of `size` (H, W), and the problems with the boxes that are left out."""
+    """`GroundTruth` of a picture of `size` (H, W), and the problems with the boxes that are left out."""
     xywh = np.array([row.xywh for row in rows], np.float64).reshape(-1, 4)
     bbox, usable, own = usable_boxes(path, xywh2yxyx(xywh), size, lambda r: _describe(image, rows[r]), as_written)
     label = np.array([label_of(path, row.name, label_names) for row in rows], np.int32)
     crowd = np.array([row.crowd for row in rows], bool)
     problems = size_problems(path, _size(image), size, image["file_name"]) + own
-    return Truth(bbox, label, crowd).rows(usable), problems
+    return GroundTruth(bbox, label, crowd).rows(usable), problems
 
 
 def _size(image):
     """(H, W) that the file says, or None."""
-    said = image.get("height"), image.get("width")
-    return said if all(is_finite(side) and side > 0 for side in said) else None
+    size = image.get("height"), image.get("width")
+    return size if all(is_finite(side) and side > 0 for side in size) else None
 
 
 def _box(path, where, row):

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter
+from contextlib import nullcontext
 
 from data import coco_dataset, voc_dataset
 from data.bbox_dataset import BboxDataset, UnionDataset, report_problems
@@ -29,9 +30,8 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
     folders = [data_dir] if os.path.isdir(data_dir) else [part.strip() for part in data_dir.split(",") if part.strip()]
     splits = [part.strip() for part in split.split(",")]
     if len(splits) == 1:
-        folders = list(
-            {os.path.realpath(own): own for own in folders}.values()
-        )  # A,A may have two splits to learn from
+        # A,A may have two splits to learn from, and has one to be judged by
+        folders = list({os.path.realpath(own): own for own in folders}.values())
         splits *= len(folders)
     if len(splits) != len(folders):
         raise UserError(
@@ -58,15 +58,11 @@ def open_split(kind, data_dir, split, label_names=None, use_difficult=False, as_
     """
     dataset, _ = READERS[kind]
     parts = sources(data_dir, split)
-    own_index = None if "index" in reading else FileIndex.of(data_dir)
-    reading = {"index": own_index} | reading
-    try:
+    with nullcontext(reading["index"]) if "index" in reading else FileIndex.of(data_dir) as index:
+        reading = reading | {"index": index}
         if label_names is None and len(parts) > 1:
             label_names = find_label_names(kind, data_dir, [split], **reading)
         parts = [dataset(*part, label_names, use_difficult, as_written=as_written, **reading) for part in parts]
-    finally:
-        if own_index:
-            own_index.save()
     return parts[0] if len(parts) == 1 else UnionDataset(parts)
 
 
@@ -99,9 +95,9 @@ def training_sets(kind, data_dir, train_split, val_split, label_names=None, know
     has_split = READERS[kind][1].has_split
     has_val = needs_val or all(has_split(*source) for source in sources(data_dir, val_split))
     splits = [train_split, val_split] if has_val else [train_split]
-    reading = {"strict": strict, "index": FileIndex.of(data_dir)}
     as_written = None if strict else False
-    try:
+    with FileIndex.of(data_dir) as index:
+        reading = {"strict": strict, "index": index}
         names = find_label_names(kind, data_dir, splits, **reading) if label_names is None else label_names
         names = names if known is None else known(names)
         if not names and strict:
@@ -112,8 +108,6 @@ def training_sets(kind, data_dir, train_split, val_split, label_names=None, know
                 f"{data_dir}: {train_split} has no box to learn from, only difficult ones at most; add some"
             )
         val_db = open_split(kind, data_dir, val_split, names, True, as_written, **reading) if has_val else None
-    finally:
-        reading["index"].save()
     return train_db, val_db
 
 
@@ -143,7 +137,7 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
     """
     db = open_split(kind, data_dir, split, label_names, use_difficult=True, pictures=False)
     report(db)
-    found, n_left_out = read_detections(path, db.names)
+    found, n_left_out = read_detections(path, db.names, split)
     if found.by_number and kind == "coco":
         raise UserError(f"{path}: has categories without category_name whose number no file of {split} says; name them")
     if found.by_number:

@@ -9,7 +9,6 @@ import os
 import re
 import unicodedata
 import xml.etree.ElementTree as ET
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +18,9 @@ from tqdm import tqdm
 
 from data.bbox_dataset import (
     BboxDataset,
+    GroundTruth,
     Picture,
     Problem,
-    Truth,
     check_names,
     find_picture,
     label_of,
@@ -98,18 +97,17 @@ class VOCBboxDataset(BboxDataset):
         files = _index_files(data_dir, pictures)
         listed, problems = _read_ids(data_dir, split, files)
         paths, faults = _picture_paths(data_dir, split, files, listed, pictures)
-        if pictures:
-            problems += _shared_ids(data_dir, paths)
         annotations, own_faults = _read_annotations(data_dir, paths, index)
         faults += own_faults
         label_names = _names_in(annotations.values()) if label_names is None else check_names(label_names)
         if pictures:
+            problems += _shared_ids(files, paths)
             look_at_pictures([paths[image_id] for image_id in annotations], index)
         ids, found, truths = [], [], []
         for image_id, annotation in annotations.items():
             with noting(faults):
-                path, said = paths[image_id], annotation.size
-                picture = find_picture(path, said, index) if pictures else Picture(None, said)
+                path, annotated_size = paths[image_id], annotation.size
+                picture = find_picture(path, annotated_size, index) if pictures else Picture(None, annotated_size)
                 truth, own_problems = _to_truth(annotation, picture.size, label_names, as_written)
                 ids.append(image_id)
                 found.append(picture)
@@ -176,36 +174,25 @@ def _folder(data_dir: str, *parts: str) -> str:
     raise UserError(f"{folder}: no such folder; give the folder that has Annotations, ImageSets and JPEGImages{hint}")
 
 
-def _index_files(data_dir: str, pictures: bool) -> dict[str, str]:
-    """id → file name in JPEGImages, or in Annotations: one listing in place of a stat for each id and suffix."""
+def _index_files(data_dir: str, pictures: bool) -> dict[str, list[str]]:
+    """id → its files' names in JPEGImages, or in Annotations, the one that is read in front.
+
+    One listing in place of a stat for each id and suffix.
+    """
     folder, suffixes = ("JPEGImages", _SUFFIXES) if pictures else ("Annotations", (".xml",))
     with os.scandir(_folder(data_dir, folder)) as entries:
-        names = sorted(entry.name for entry in entries)
-    index: dict[str, str] = {}
-    for suffix in reversed(suffixes):
-        index.update((name[: -len(suffix)], name) for name in names if name.lower().endswith(suffix))
+        names = sorted((entry.name for entry in entries), reverse=True)
+    index: dict[str, list[str]] = {}
+    for suffix in suffixes:
+        for name in names:
+            if name.lower().endswith(suffix):
+                index.setdefault(name[: -len(suffix)], []).append(name)
     return index
 
 
-def _shared_ids(data_dir: str, paths: dict[str, str]) -> list[Problem]:
-    """A problem for each id that two pictures share: which of them is meant?"""
-    folder = _folder(data_dir, "JPEGImages")
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(_SUFFIXES))
-    stems = Counter(os.path.splitext(name)[0] for name in names)
-    problems = []
-    for path in filter(None, paths.values()):
-        stem, suffix = os.path.splitext(os.path.basename(path))
-        if stems[stem] > 1:
-            others = ", ".join(
-                name for name in names if os.path.splitext(name)[0] == stem and not name.endswith(suffix)
-            )
-            problems.append(Problem(path, f"picture of the same id: {others} is not read; give each an id of its own"))
-    return problems
-
-
-def _lookup(files: dict[str, str], image_id: str) -> str | None:
-    """The file of an id; macOS writes é as two characters, and a list from elsewhere may have one."""
-    return next((files[form] for form in (image_id, *_forms(image_id)) if form in files), None)
+def _files_of(files: dict[str, list[str]], image_id: str) -> list[str]:
+    """Those of an id; macOS writes é as two characters, and a list from elsewhere may have one."""
+    return next((files[form] for form in (image_id, *_forms(image_id)) if form in files), [])
 
 
 def _forms(image_id: str):
@@ -216,7 +203,7 @@ def _list_path(data_dir: str, split: str) -> str:
     return os.path.join(data_dir, "ImageSets", "Main", f"{split}.txt")
 
 
-def _read_ids(data_dir: str, split: str, files: dict[str, str]) -> tuple[list[str], list[Problem]]:
+def _read_ids(data_dir: str, split: str, files: dict[str, list[str]]) -> tuple[list[str], list[Problem]]:
     """The ids of a list, each once, and a problem for each repetition."""
     path = _list_path(data_dir, split)
     ids: dict[str, None] = {}
@@ -256,7 +243,18 @@ def _read_bytes(path: str) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its rights") from None
 
 
-def _picture_paths(data_dir: str, split: str, files: dict[str, str], ids: Sequence[str], pictures: bool):
+def _shared_ids(files: dict[str, list[str]], paths: dict[str, str]) -> list[Problem]:
+    """A problem for each id that several pictures share: which of them is meant?"""
+    problems = []
+    for image_id, path in paths.items():
+        others = _files_of(files, image_id)[1:]
+        if others:
+            what = f"picture of the same id: {', '.join(others)} is not read; give each an id of its own"
+            problems.append(Problem(path, what))
+    return problems
+
+
+def _picture_paths(data_dir: str, split: str, files: dict[str, list[str]], ids: Sequence[str], pictures: bool):
     """id → path, None without `pictures`, of those that are there, and a line for each of the others."""
     paths, faults = {}, []
     for image_id in ids:
@@ -265,11 +263,11 @@ def _picture_paths(data_dir: str, split: str, files: dict[str, str], ids: Sequen
     return paths, faults
 
 
-def _picture_path(data_dir: str, split: str, pictures: dict[str, str], image_id: str) -> str:
+def _picture_path(data_dir: str, split: str, pictures: dict[str, list[str]], image_id: str) -> str:
     folder = os.path.join(data_dir, "JPEGImages")
-    name = _lookup(pictures, image_id)
-    if name:
-        return os.path.join(folder, name)
+    names = _files_of(pictures, image_id)
+    if names:
+        return os.path.join(folder, names[0])
     suffixed = os.path.splitext(image_id)[0] in pictures
     advice = "write the id without its suffix" if suffixed else "add the picture or take the id out of the list"
     there = f"{os.path.join(folder, image_id)} with {', '.join(_SUFFIXES)}"
@@ -284,10 +282,10 @@ def _read_annotations(data_dir: str, ids: Collection[str], index: FileIndex):
     folder, annotations, faults = _folder(data_dir, "Annotations"), {}, []
     files = _index_files(data_dir, pictures=False)
     for image_id in tqdm(ids, desc="annotations", unit="file", disable=len(ids) <= MANY):
-        name = _lookup(files, image_id)
-        path = os.path.join(folder, name or f"{image_id}.xml")
+        names = _files_of(files, image_id)
+        path = os.path.join(folder, names[0] if names else f"{image_id}.xml")
         with noting(faults):
-            if name is None:
+            if not names:
                 raise UserError(f"{path}: the annotation is missing; add it or take the id out of the list")
             size, objects = index.get("voc", path, _read_annotation)
             annotations[image_id] = _Annotation(path, size and tuple(size), [_Object(*row) for row in objects])
@@ -302,9 +300,8 @@ def _read_annotation(path: str) -> tuple:
     elements = root.findall("object")
     objects = [_read_object(path, n, element) for n, element in enumerate(elements, 1)]
     read = {*elements, *(box for element in elements for box in element.findall("bndbox"))}
-    read |= {
-        inner for element in elements for part in element.findall("part") for inner in part.iter()
-    }  # VOC's people's
+    parts = (part for element in elements for part in element.findall("part"))  # of VOC's people
+    read.update(inner for part in parts for inner in part.iter())
     n_elsewhere = sum(element.tag.lower() in ("object", "bndbox") for element in root.iter() if element not in read)
     if n_elsewhere:
         raise UserError(
@@ -371,16 +368,16 @@ def _read_size(path: str, root: ET.Element) -> tuple[int, int] | None:
 
 
 def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names: tuple[str, ...], as_written: bool):
-    """`Truth` of a file's usable objects in a picture of `size` (H, W), and the problems with the others.
+    """`GroundTruth` of a file's usable objects in a picture of `size` (H, W), and the problems with the others.
 
     The size is the picture's own: what the XML says may be missing, zero or another picture's.
     """
-    path, said, objects = annotation
+    path, annotated_size, objects = annotation
     label = np.array([label_of(path, obj.name, label_names) for obj in objects], np.int32)
     difficult = np.array([obj.difficult for obj in objects], bool)
     corners = np.array([obj.corners for obj in objects], np.float64).reshape(-1, 4)
     bbox, usable, own = usable_boxes(path, corners - 1, size, lambda r: _describe(objects[r]), as_written)
-    return Truth(bbox, label, difficult).rows(usable), size_problems(path, said, size) + own
+    return GroundTruth(bbox, label, difficult).rows(usable), size_problems(path, annotated_size, size) + own
 
 
 def _describe(obj: _Object) -> str:

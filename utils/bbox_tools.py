@@ -96,7 +96,7 @@ def yx2xy(bbox):
 
 def xywh2yxyx(bbox):
     """(..., 4) COCO's (x, y, width, height) → (y_min, x_min, y_max, x_max); array or tensor."""
-    out = bbox[..., [1, 0, 3, 2]]  # a copy
+    out = yx2xy(bbox)  # a copy
     out[..., 2:] += out[..., :2]
     return out
 

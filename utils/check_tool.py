@@ -74,12 +74,13 @@ def notices(train_db, val_db, best):
         best: what `best_anchor_ious` gives for `train_db`.
     """
     sets = [train_db] if val_db is None else [train_db, val_db]
+    columns = [_columns(db) for db in sets]
     lines, alike = [], defaultdict(list)
     for name in train_db.label_names:
         alike[re.sub(r"(?<=.)[\s_-](?=.)", "", name.casefold())].append(name)  # 'c++' and 'c#' are not alike
     lines += [f"classes with nearly the same name: {', '.join(names)}" for names in alike.values() if len(names) > 1]
     if val_db is not None:
-        in_train, in_val = (set(_columns(db)[0].tolist()) for db in sets)
+        in_train, in_val = (set(label.tolist()) for label, *_ in columns)
         only = [name for k, name in enumerate(val_db.label_names) if k in in_val - in_train]
         lines += (
             [f"classes without a box in {train_db.split}, but in {val_db.split}: {', '.join(only)}"] if only else []
@@ -88,14 +89,14 @@ def notices(train_db, val_db, best):
         if both:
             splits = f"{train_db.split} and {val_db.split}"
             lines.append(f"{len(both):,} images are in both {splits}: the mAP is flattered; choose others")
-    twice = [path for db in sets for path in _with_a_box_twice(db)]
+    twice = [path for db, own in zip(sets, columns, strict=True) for path in _with_a_box_twice(db, own)]
     lines += _by_example("the same box of the same class twice", twice)
     lying = [db.path(i) for db in sets for i in range(len(db)) if not db.upright(i)]
     lines += _by_example("read as stored, not turned as Exif says, because its annotation gives that size", lying)
-    bbox = _columns(train_db)[3]
+    label, difficult, _, bbox = columns[0]
     if len(bbox) and bbox.max() <= 1:
         lines.append("no box is larger than a pixel: are they shares of the picture's sides? they must be pixels")
-    return lines + _anchor_notices(train_db, best)
+    return lines + _anchor_notices(train_db.label_names, label[~difficult], best)
 
 
 def say_what_is_there(model, train_db, val_db):
@@ -125,11 +126,9 @@ def say_what_is_there(model, train_db, val_db):
     say("no problems: training reads all of it as it stands")
 
 
-def _anchor_notices(db, best):
-    """A line on classes most of whose boxes no anchor covers."""
-    label, difficult, *_ = _columns(db)
-    label = label[~difficult]
-    low = [name for k, name in enumerate(db.label_names) if (label == k).any() and
+def _anchor_notices(label_names, label, best):
+    """A line on classes most of whose boxes, of which `best` is, no anchor covers."""
+    low = [name for k, name in enumerate(label_names) if (label == k).any() and
            (best[label == k] >= COVERED[0]).mean() < 0.5]  # fmt: skip
     advice = "other --anchor-scales or --anchor-ratios, or a larger --min-size, may find them"
     return [f"no anchor covers half of the boxes of {', '.join(low)} at IoU {COVERED[0]}: {advice}"] if low else []
@@ -150,9 +149,9 @@ def _columns(db):
     return label, difficult, np.repeat(np.arange(len(db)), [len(row[1]) for row in rows]), bbox
 
 
-def _with_a_box_twice(db):
+def _with_a_box_twice(db, columns):
     """Paths of the pictures that have the same box of the same class more than once."""
-    label, _, image, bbox = _columns(db)
+    label, _, image, bbox = columns
     _, first = np.unique(np.column_stack([image, label, bbox]), axis=0, return_index=True)
     again = np.delete(image, first)
     return [db.path(i) for i in np.unique(again)]

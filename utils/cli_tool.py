@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from utils.config import GROUPS, Config, flag, type_name
 from utils.errors import UserError
-from utils.file_tool import check_writable
+from utils.file_tool import prepare_file
 
 
 def say(line, file=None):
@@ -103,10 +103,7 @@ def writing(path):
 def make_room(path):
     """Make the folder of a file that will be written, and refuse a path that can't be one: before the work."""
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        check_writable(path.parent)
+        prepare_file(path)
 
 
 def beside(stem, end):

@@ -22,8 +22,8 @@ import numpy as np
 
 from utils.bbox_tools import xywh2yxyx, yx2xy, yxyx2xywh
 from utils.errors import UserError
-from utils.file_tool import check_writable, text_lines, whole_file
-from utils.json_tool import id_key, is_finite, read_json
+from utils.file_tool import prepare_file, prepare_folder, text_lines, whole_file
+from utils.json_tool import id_key, id_number, is_finite, read_json
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,18 @@ class Names(NamedTuple):
     @classmethod
     def of(cls, image_ids, label_names, known: Mapping) -> "Names":
         """With the `known` ids (class name → id), and free numbers for classes that have none."""
-        numbers = [int(key) for key in map(id_key, known.values()) if re.fullmatch("-?[0-9]{1,18}", key)]
-        free = itertools.count(1 + max(numbers, default=0))
+        free = itertools.count(1 + max((id_number(id_key(own)) or 0 for own in known.values()), default=0))
         category_ids = {name: known[name] if name in known else next(free) for name in label_names}
         return cls(image_ids, category_ids, frozenset(set(label_names) - known.keys()))
 
 
-def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, int]:
+def read_detections(path: str | os.PathLike, names: Names, split: str | None = None) -> tuple[Detections, int]:
     """Detections from a file that someone made.
 
     Args:
         path: COCO's results (*.json), a text of VOC's for one class, or a folder of such texts. Where ids are made up,
             a `category_name` in the former, as `write_coco_results` puts it there, goes before its id.
+        split: its name, where the texts' names may have it.
 
     Returns:
         `Detections`, float64, and how many boxes of images or classes that are not among `names` were left out.
@@ -84,8 +84,8 @@ def read_detections(path: str | os.PathLike, names: Names) -> tuple[Detections, 
     if not path.exists():
         raise UserError(f"--detections={path}: no such file or folder; check the path")
     in_coco_form = path.is_file() and _is_json(path)
-    read = _read_coco_results if in_coco_form else _read_voc_results
-    image, boxes, label, score, n_foreign, by_number = read(path, names)
+    read = _read_coco_results(path, names) if in_coco_form else _read_voc_results(path, names, split)
+    image, boxes, label, score, n_foreign, by_number = read
     if n_foreign and not len(image):
         raise UserError(f"--detections={path}: none of its boxes is of a class of this set; name the data it is for")
     known = image >= 0
@@ -108,15 +108,15 @@ def make_room_for_detections(path, rpn_only, names: Names):
     path = Path(path)
     if rpn_only:
         raise UserError("--save-detections: an RPN's boxes are of no class; write them with python train.py propose")
-    file_names = Counter(map(in_a_name, names.category_ids))
+    file_names = Counter(map(path_part, names.category_ids))
     if not _is_json(path) and max(file_names.values()) > 1:
-        alike = [name for name in names.category_ids if file_names[in_a_name(name)] > 1]
+        alike = [name for name in names.category_ids if file_names[path_part(name)] > 1]
         raise UserError(f"--save-detections={path}: {' and '.join(alike)} would share a file; write a .json")
     try:
-        (path.parent if _is_json(path) else path).mkdir(parents=True, exist_ok=True)
-        if _is_json(path) and path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        check_writable(path.parent if _is_json(path) else path)
+        if _is_json(path):
+            prepare_file(path)
+        else:
+            prepare_folder(path)
     except OSError as error:
         raise UserError(f"--save-detections={path}: can't be written ({error.strerror}); choose another") from None
 
@@ -161,7 +161,7 @@ def write_voc_results(folder, detections: Detections, names: Names, split="test"
             numbers = " ".join(f"{value:.10g}" for value in (score, *box))
             of_label[label].append(f"{image_id} {numbers}\n")
     folder = Path(folder)
-    paths = {name: folder / f"comp4_det_{in_a_name(split)}_{in_a_name(name)}.txt" for name in lines}
+    paths = {name: folder / f"comp4_det_{path_part(split)}_{path_part(name)}.txt" for name in lines}
     try:
         for name, path in paths.items():
             with whole_file(path) as partial:
@@ -175,7 +175,7 @@ def _short(value):
     return float(f"{value:.9g}")
 
 
-def in_a_name(text):
+def path_part(text):
     """A class or a split as a part of a file's name."""
     return re.sub(r"[/\\\0\ud800-\udfff]", "_", text)
 
@@ -228,11 +228,11 @@ def _read_coco_results(path, names):
     return *columns, n_foreign, by_number
 
 
-def _read_voc_results(path, names):
+def _read_voc_results(path, names, split):
     paths = [path] if path.is_file() else list(path.glob("*_det_*.txt"))
     if not paths:
         raise UserError(f"--detections={path}: no files such as comp4_det_test_CLASS.txt there; check the path")
-    of_file = _labels_of_files(paths, names.category_ids)
+    of_file = _labels_of_files(paths, names.category_ids, split)
     known = sorted((label, file) for file, label in of_file.items() if label is not None)
     if not known:
         known_names = ", ".join(list(names.category_ids)[:8])
@@ -270,7 +270,7 @@ def _lines(file):
         raise UserError(f"{file}: cannot be read ({error}); give detections in VOC's or COCO's form") from None
 
 
-def _labels_of_files(paths, category_ids):
+def _labels_of_files(paths, category_ids, split):
     """File → the label of the class whose name the file's ends with, or None.
 
     What stands before the class is the same in all files of one run: of the beginnings that some class would leave it
@@ -280,8 +280,8 @@ def _labels_of_files(paths, category_ids):
     Raises:
         UserError: files of more than one run.
     """
-    label_of = {in_a_name(name): label for label, name in enumerate(category_ids)}
-    beginnings = {file: _beginnings(file.stem, label_of) for file in paths}
+    label_of = {path_part(name): label for label, name in enumerate(category_ids)}
+    beginnings = {file: _beginnings(file.stem, label_of, split) for file in paths}
     votes = Counter(beginning for own in beginnings.values() for beginning in own)
     beginning = min(votes, key=lambda text: (-votes[text], len(text)), default="")
     others = sorted(file.name for file in paths if beginnings[file] and not file.stem.startswith(beginning))
@@ -292,9 +292,10 @@ def _labels_of_files(paths, category_ids):
     return {file: label_of.get(file.stem.removeprefix(beginning)) for file in paths}
 
 
-def _beginnings(stem, label_of):
-    """What may stand before a class in a file's name; of VOC's own splits that is known."""
-    known = re.match("comp[0-9]+_det_(train|val|trainval|test)_", stem)
-    if known:
-        return [known[0]] if stem[known.end() :] in label_of else []
+def _beginnings(stem, label_of, split):
+    """What may stand before a class in a file's name; that is known of this split, and of VOC's own."""
+    for name in (re.escape(path_part(split or "")), "(train|val|trainval|test)"):
+        known = re.match(f"comp[0-9]+_det_{name}_", stem)
+        if known:
+            return [known[0]] if stem[known.end() :] in label_of else []
     return [stem.removesuffix(end) for end in label_of if f"_{stem}".endswith(f"_{end}")]

@@ -22,9 +22,17 @@ def whole_file(path):
         partial.unlink(missing_ok=True)
 
 
-def check_writable(folder):
-    """Raise OSError where no file can be made."""
+def prepare_folder(folder):
+    """Make a folder that files will be written to. Raises OSError, also where no file can be made there."""
+    os.makedirs(folder, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
+
+
+def prepare_file(path):
+    """`prepare_folder` for a file that will be written. Raises OSError, also where `path` is a folder."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(None, "it is a folder")
+    prepare_folder(os.path.dirname(path) or ".")
 
 
 def text_lines(text):

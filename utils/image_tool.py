@@ -54,7 +54,7 @@ def read_image(path, upright=True):
         upright: turn it as its Exif orientation says, which is how people see it; False leaves the stored order.
     """
     with _opened(path) as file:
-        file.load()
+        file.load()  # first: a PNG may have its Exif behind the pixels
         turn = UPRIGHT.get(_orientation(file)) if upright else None
         if file.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
             grey = np.asarray(file).clip(0, 65535) / 257

@@ -28,6 +28,8 @@ class FileIndex:
     That is seen by its size, its times and its number in the file system: archives give many files one time of writing,
     but no program sets the time of change (ctime).
 
+    `with` saves it at the end, whatever ends it.
+
     Args:
         path: where it is kept; None keeps nothing.
     """
@@ -80,6 +82,12 @@ class FileIndex:
         # `read` may set filters of warnings, which are the process's: threads would leave each other's behind
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
             list(tqdm(threads.map(get, paths), what, len(paths), unit="file", disable=len(paths) <= MANY))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.save()
 
     def save(self):
         """Keep what is new, without the files that are gone. Where it can't be written, the next run reads again."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 from utils.errors import UserError
@@ -26,6 +27,11 @@ def id_key(value):
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip() or None if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def id_number(key):
+    """The number that an `id_key` is, None for a text."""
+    return int(key) if re.fullmatch("-?[0-9]{1,18}", key) else None
 
 
 def is_number(value):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from utils.cli_tool import say
 from utils.draw_tool import draw_bboxes
 from utils.errors import UserError
-from utils.file_tool import check_writable, whole_file
+from utils.file_tool import prepare_folder, whole_file
 from utils.image_tool import IMAGE_SUFFIXES, read_image, write_jpeg
 from utils.inference_tool import in_chunks
 from utils.video_tool import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_video
@@ -98,8 +98,7 @@ def predict_files(model, paths, out_dir, n_together=1, save=("pictures", "json")
         raise UserError(f"--out={out_dir}: holds the pictures themselves, which would be lost; choose another folder")
     try:
         with ExitStack() as stack:  # what happens at its end happens whatever ends it
-            out_dir.mkdir(parents=True, exist_ok=True)
-            check_writable(out_dir)
+            prepare_folder(out_dir)
             voc = VOCWriter(out_dir, sources, overwrite) if "voc" in save else None
             drawings = _Drawings(out_dir)
             if "json" in save:

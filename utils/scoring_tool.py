@@ -91,7 +91,7 @@ def score(found: Detections, db, label_names, *, iou_thresh=0.5, plus_one=True) 
 
     In the confusion matrix are the detections above the threshold at which F1 is best.
     """
-    truth = [db.truth(i) for i in range(len(found))]
+    truth = [db.ground_truth(i) for i in range(len(found))]
     bboxes, labels, difficults = ([row[k] for row in truth] for k in range(3))
     instances = db.instances()
     instances["images"] = instances["images"][: len(found)]

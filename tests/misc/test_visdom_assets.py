@@ -182,7 +182,12 @@ def test_only_named_files_are_taken_whatever_the_archive_holds():
         extract(buffer.getvalue(), Package("p", "1", "", {"link.js": "js/link.js"}))
 
 
-@pytest.mark.parametrize("content", [b"", b"words", tarball({"a.js": b"a" * 5000})[:-20]])
+DAMAGED = {"empty": b"", "words": b"words", "cut": tarball({"a.js": b"a" * 5000})[:-20]}
+
+
+@pytest.mark.parametrize(
+    "content", DAMAGED.values(), ids=DAMAGED
+)  # an archive has the time in it, a test's name has not
 def test_a_damaged_archive_is_refused(content):
     with pytest.raises(AssetsError):
         extract(content, Package("p", "1", "", {"a.js": "a", "b.js": "b"}))

@@ -121,6 +121,16 @@ def test_a_known_split_ends_where_the_class_begins(tmp_path, names):
         read_detections(path, names)
 
 
+@pytest.mark.parametrize("split", ["val_small", "test", "a/b", "train_bus", "val,-"])
+def test_any_split_comes_back_from_its_texts(tmp_path, split):
+    found = detections([((1, 2, 3, 4), 0, 0.5)], [((1, 2, 3, 4), 1, 0.5)], [((1, 2, 3, 4), 2, 0.5)])
+    write_voc_results(tmp_path, found, NAMES, split)
+    for path in (tmp_path, *tmp_path.iterdir()):
+        read, n_left_out = read_detections(path, NAMES, split)
+        labels = np.concatenate(read.labels).tolist()
+        assert (n_left_out, labels) == (0, [0, 1, 2]) if path == tmp_path else len(labels) == 1
+
+
 def test_ids_that_are_made_up_go_with_names(tmp_path):
     """Another list of classes gives them to others."""
     made_up = Names(["x", "y"], {"ant": 1, "bee": 2, "wasp": 3}, frozenset(("ant", "bee", "wasp")))
