@@ -51,6 +51,7 @@ class Page:
     def has(self, win):
         return self.client.win_exists(win, self.env)
 
-    def series(self, win):
-        (trace,) = self.window(win)["content"]["data"]
+    def series(self, win, line=None):
+        """(x, y) of a curve; None for that of the window's own name."""
+        (trace,) = (trace for trace in self.window(win)["content"]["data"] if trace["name"] == (line or win))
         return trace["x"], trace["y"]

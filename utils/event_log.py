@@ -6,12 +6,13 @@ window), `kind`, and what that kind holds:
 | kind    | holds                                                                          |
 |---------|--------------------------------------------------------------------------------|
 | point   | x, y (null is a gap), and of a window of several curves the curve's name `line` |
-| img     | file: a JPEG, relative to the folder                                           |
+| img     | file: a JPEG, relative to the folder; where a window keeps them all, `caption` |
 | text    | text: HTML                                                                     |
 | log     | text: a line                                                                   |
 | heatmap | matrix: rows of counts; names: of rows and columns                             |
 | bars    | names, values                                                                  |
 | curves  | names; x, y: a list for each                                                   |
+| end     | why: 'done' or 'stopped'; the last event of a process that could still say it  |
 
 A process that was killed leaves at most one line that is cut, which readers leave out.
 """
@@ -25,10 +26,11 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.file_tool import whole_file
-from utils.image_tool import write_jpeg
+from utils.vis_windows import Picture
 
 FILE = "events.jsonl"
 MAX_WAITING = 20  # pictures that are not yet written: of a disk that is slower than the run the oldest are left out
+MAX_KEPT = 100  # files of a window whose pictures take each other's place: of more every second goes, but the newest
 
 
 class EventLog:
@@ -45,6 +47,7 @@ class EventLog:
         step (int): that of the next events; whoever counts the steps sets it.
         problem (str | None): why nothing more is written.
         n_dropped (int): pictures that were left out.
+        ending (str): what the last event will say: 'done', or 'stopped' if whoever closes the log sets it.
 
     Raises:
         UserError: the file can't be written.
@@ -52,8 +55,10 @@ class EventLog:
 
     def __init__(self, folder: str | os.PathLike, go_on_from: int | None = None):
         self.folder, self.step, self.problem, self.n_dropped = Path(folder), go_on_from or 0, None, 0
+        self.ending = "done"
         self._lock = threading.Lock()
         self._waiting: deque = deque()
+        self._kept: dict[str, list[Path]] = {}
         self._wake, self._closing = threading.Event(), False
         self._thread = None
         path = self.folder / FILE
@@ -68,11 +73,12 @@ class EventLog:
         """Record an event; `content` is what JSON can hold, see the module."""
         self._write({"time": round(time.time(), 3), "step": self.step, "win": win, "kind": kind, **content})
 
-    def add_picture(self, win: str, rgb):
-        """Record a picture: (H, W, 3) uint8, which belongs to the log from now on."""
+    def add_picture(self, win: str, picture: Picture, caption: str | None = None):
+        """Record a picture; one with a caption stays beside the former ones of its window."""
         event = {"time": round(time.time(), 3), "step": self.step, "win": win, "kind": "img"}
+        event |= {} if caption is None else {"caption": caption}
         with self._lock:
-            self._waiting.append((event, rgb))
+            self._waiting.append((event, picture))
             if len(self._waiting) > MAX_WAITING:
                 self._waiting.popleft()
                 self.n_dropped += 1
@@ -87,13 +93,16 @@ class EventLog:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout)
+        self.add("", "end", why=self.ending)
         with self._lock:
             self._file.close()
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is not None:
+            self.ending = "stopped"
         self.close()
 
     def _write(self, event):
@@ -112,15 +121,27 @@ class EventLog:
             closing = self._closing  # read first: what was added before close() is written
             while self._waiting:
                 with self._lock:
-                    event, rgb = self._waiting.popleft()
-                name = f"pictures/{_file_name(event['win'])}-{event['step']:08}.jpg"
-                try:
-                    write_jpeg(self.folder / name, rgb)
-                except OSError as error:
-                    self.problem = f"{self.folder / name}: can't be written ({error.strerror})"
-                self._write(event | {"file": name})
+                    event, picture = self._waiting.popleft()
+                self._write_picture(event, picture)
             if closing:
                 return
+
+    def _write_picture(self, event, picture):
+        name = f"pictures/{_file_name(event['win'])}-{event['step']:08}.jpg"
+        path = self.folder / name
+        try:
+            with whole_file(path) as partial:
+                partial.write_bytes(picture.jpeg())
+            if "caption" not in event:
+                kept = self._kept.setdefault(event["win"], [])
+                kept.append(path)
+                if len(kept) > MAX_KEPT:
+                    for old in kept[1:-1:2]:
+                        old.unlink(missing_ok=True)
+                    self._kept[event["win"]] = [*kept[:-1:2], path]
+        except OSError as error:
+            self.problem = f"{path}: can't be written ({error.strerror})"
+        self._write(event | {"file": name})
 
 
 def read_events(folder: str | os.PathLike):
@@ -145,9 +166,8 @@ def _events(path, lines):
             return  # a process was killed while it wrote this one
         try:
             event = json.loads(line)
-            if not (
-                isinstance(event["step"], int) and isinstance(event["win"], str) and event["kind"] and event["time"]
-            ):
+            known = isinstance(event["step"], int) and isinstance(event["win"], str)
+            if not (known and event["kind"] and event["time"]):
                 raise ValueError
         except (ValueError, LookupError, TypeError):
             raise UserError(f"{path}: line {n} is no event; this is not the log of a run") from None
@@ -159,7 +179,8 @@ def _keep_until(folder, step):
     path = folder / FILE
     if path.exists():
         with whole_file(path) as partial, partial.open("w", encoding="utf-8") as kept:
-            kept.writelines(_line(event) for event in read_events(folder) if event["step"] <= step)
+            events = (event for event in read_events(folder) if event["step"] <= step and event["kind"] != "end")
+            kept.writelines(map(_line, events))
 
 
 def _line(event):

@@ -1,57 +1,135 @@
-"""The windows of a dashboard as a run keeps them: what is in them, and how much of it a server has."""
+"""The windows of a dashboard as a run keeps them: what is in them, and how much of it a server has.
 
+Whoever records changes them; the sender takes a `Draft` of what is new and says when it has arrived (`done`), or that a
+server is empty (`forget`). All of it under the visualizer's lock.
+"""
+
+import threading
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from io import BytesIO
+from typing import Any, NamedTuple
 
-from utils.visdom_server import MARKED_POINTS, Draft
+import numpy as np
+from PIL import Image
 
-MAX_POINTS = 2_000  # of a curve: an append costs the server O(points in the window), 22 ms at 2,000, 99 ms at 10,000
+MAX_POINTS = 2_000  # of a window: an append costs the server O(points in it), 22 ms at 2,000, 99 ms at 10,000
+MARKED_POINTS = 30  # up to here a curve shows its points, else a single one (test_map after one epoch) draws nothing
+MAX_FRAMES = 30  # of a window with a history: the page of an environment holds them all
+JPEG_QUALITY = 90
+
+
+class Draft(NamedTuple):
+    """One window's message."""
+
+    kind: str  # chart, img, history, text, log, heatmap, bars or curves
+    content: Any
+    whole: bool = True  # False, charts and histories only: what is to be appended
+    mark: tuple = ()  # the window's own note: what will have arrived with this
+
+
+class Style(NamedTuple):
+    """How a window of curves looks."""
+
+    ylabel: str = ""
+    xlabel: str = "step"
+    smooth: bool = False  # each curve thin, under its moving average
+    best: bool = False  # the greatest value is marked
+    from_zero: bool = False
+
+
+STYLES = {
+    "test_map": Style("mAP (VOC07, 11-point)", "epoch", best=True, from_zero=True),
+    "learning_rate": Style("learning rate"),
+    "images_per_second": Style("images / s", from_zero=True),
+    "step_time": Style("ms / step", from_zero=True),
+    "memory": Style("GB", from_zero=True),
+    "rpn_recall": Style("share of true boxes found", smooth=True, from_zero=True),
+    "sample_counts": Style("samples / image", from_zero=True),
+}
+
+
+def style_of(win: str) -> Style:
+    """The `Style` of the window `win`; losses are smoothed, others that are not known are plain."""
+    return STYLES.get(win, Style(smooth=win.endswith("_loss")))
 
 
 @dataclass(eq=False)
-class Line:
-    """A curve (y is None at a gap), and how many of its points the server has."""
+class Series:
+    """One curve; y is None at a gap."""
 
     x: list[float] = field(default_factory=list)
     y: list[float | None] = field(default_factory=list)
     next_x: float = 0.0
-    sent: int = 0
+
+
+@dataclass(eq=False)
+class Chart:
+    """A window of curves by name (a window's only curve is named ''), and how many of their points the server has."""
+
+    style: Style = field(default_factory=Style)
+    series: dict[str, Series] = field(default_factory=dict)
+    sent: dict[str, int] = field(default_factory=dict)  # empty: the server has nothing
     version: int = 0  # counts the times it was to be sent anew: what was under way before does not count
 
-    def add(self, y, x):
-        """Add a point, where `x` is None behind the last. Returns its x."""
-        x = self.next_x if x is None else x
-        self.x.append(x)
-        self.y.append(y)
-        self.next_x = x + 1
-        if len(self.y) > MAX_POINTS:
-            del self.x[1::2], self.y[1::2]  # of 2,001 points the first and the newest stay
-            self.forget()
-        elif len(self.y) == MARKED_POINTS + 1:
-            self.forget()  # sent anew, now without marks
+    def add(self, line, y, x):
+        """Add a point to the curve `line`, where `x` is None behind the last. Returns its x."""
+        new = line not in self.series
+        series = self.series.setdefault(line, Series())
+        x = series.next_x if x is None else x
+        series.x.append(x)
+        series.y.append(y)
+        series.next_x = x + 1
+        self._thin()
+        if new or len(series.y) == MARKED_POINTS + 1:
+            self.forget()  # sent anew, with the new one, or without marks
         return x
+
+    def _thin(self):
+        n_traces = len(self.series) * (1 + self.style.smooth)
+        limit = max(MAX_POINTS // n_traces, 100) // 2 * 2
+        for series in self.series.values():
+            while len(series.y) > limit:
+                if len(series.y) % 2 == 0:  # so that the newest stays, and the first
+                    del series.x[-2], series.y[-2]
+                del series.x[1::2], series.y[1::2]
+                self.forget()
 
     @property
     def pending(self) -> bool:
-        return self.sent < len(self.y)
+        return any(self.sent.get(name, 0) < len(series.y) for name, series in self.series.items())
 
     def forget(self):
-        self.sent = 0
+        self.sent = {}
         self.version += 1
 
     def draft(self) -> Draft:
-        new = slice(self.sent, None)
-        return Draft("line", (self.x[new], self.y[new]), self.sent == 0, (self.version, len(self.y)))
+        whole = not self.sent or self.style.best  # the mark of the best moves
+        curves = {
+            name: (tuple(s.x), tuple(s.y), 0 if whole else self.sent.get(name, 0)) for name, s in self.series.items()
+        }
+        counts = {name: len(series.y) for name, series in self.series.items()}
+        return Draft("chart", (self.style, curves), whole, (self.version, counts))
 
     def done(self, draft):
-        version, sent = draft.mark
+        version, counts = draft.mark
         if version == self.version:
-            self.sent = sent
+            self.sent = counts
+
+    def state_dict(self) -> dict:
+        lines = {name: {"x": [*s.x], "y": [*s.y], "next_x": s.next_x} for name, s in self.series.items()}
+        return lines[""] if lines.keys() == {""} else {"lines": lines}
+
+    @classmethod
+    def from_state(cls, win, state) -> "Chart":
+        lines = state.get("lines", {"": state})
+        series = {name: Series([*i.get("x", ())], [*i.get("y", ())], i["next_x"]) for name, i in lines.items()}
+        return cls(style_of(win), series)
 
 
 @dataclass(eq=False)
 class Pane:
-    """A picture, text, log or matrix; a newer one replaces the object, so memory does not grow."""
+    """A picture, text, log, matrix, …; a newer one replaces the object, so memory does not grow."""
 
     kind: str
     content: Any
@@ -65,3 +143,61 @@ class Pane:
 
     def done(self, draft):
         self.pending = False
+
+
+class Picture:
+    """(H, W, 3) uint8 RGB that becomes a JPEG once, for whoever asks first: the event log or the sender."""
+
+    def __init__(self, rgb: np.ndarray):
+        self.height, self.width = rgb.shape[:2]
+        self._rgb, self._jpeg = rgb, None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_jpeg(cls, content: bytes) -> "Picture":
+        """A picture that is a JPEG already. Raises what Pillow does where it is none."""
+        with Image.open(BytesIO(content)) as img:
+            picture = cls(np.empty((img.height, img.width, 0), np.uint8))
+        picture._jpeg = content
+        return picture
+
+    def jpeg(self) -> bytes:
+        with self._lock:
+            if self._jpeg is None:
+                buffer = BytesIO()
+                Image.fromarray(self._rgb).save(buffer, "JPEG", quality=JPEG_QUALITY)
+                self._jpeg, self._rgb = buffer.getvalue(), None
+            return self._jpeg
+
+
+@dataclass(eq=False)
+class History:
+    """Pictures of one thing as it changes, with captions; of many every second goes, the first and the newest stay."""
+
+    frames: deque = field(default_factory=deque)  # (Picture, caption)
+    sent: int = 0
+    version: int = 0
+
+    def add(self, picture, caption):
+        self.frames.append((picture, caption))
+        if len(self.frames) > MAX_FRAMES:
+            kept = [frame for i, frame in enumerate(self.frames) if i % 2 == 0 or i == len(self.frames) - 1]
+            self.frames = deque(kept)
+            self.forget()
+
+    @property
+    def pending(self) -> bool:
+        return self.sent < len(self.frames)
+
+    def forget(self):
+        self.sent = 0
+        self.version += 1
+
+    def draft(self) -> Draft:
+        new = [*self.frames][self.sent :]
+        return Draft("history", new, self.sent == 0, (self.version, len(self.frames)))
+
+    def done(self, draft):
+        version, sent = draft.mark
+        if version == self.version:
+            self.sent = sent

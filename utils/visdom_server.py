@@ -1,7 +1,6 @@
 """What talks to a visdom server: is there one, start one, and a connection whose calls always end."""
 
 import errno
-import html
 import http.client
 import json
 import logging
@@ -12,23 +11,15 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import numpy as np
-
+from utils import visdom_panes as panes
 from utils.errors import UserError
 
 START_SECONDS = 60  # a start takes 1.3 s on an idle machine, and has taken over 15 on one whose cores others had
 # `visdom` itself would first fetch its page's files from the net (misc/visdom_assets.py does that); this does not.
 START = "from visdom.server.run_server import main; main()"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-MARKED_POINTS = 30  # up to here a curve shows its points, else a single one (test_map after one epoch) draws nothing
-JPEG_QUALITY = 90
-PICTURE_SIDE = 600  # longest side of a picture's window on the page, in pixels; the picture itself is sent as it is
-# The newest line stays in view: a reversed column starts at its end; visdom's text window does not scroll by itself.
-LOG_STYLE = "position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
 
 
 def port_in_use(port) -> bool:
@@ -101,15 +92,6 @@ def _last_words(process, log_path, begin) -> str:
     return lines[-1] if lines else f"exit code {process.returncode}"
 
 
-class Draft(NamedTuple):
-    """One window's message."""
-
-    kind: str  # line, img, text, log or heatmap
-    content: Any
-    whole: bool = True  # False, curves only: the points to append
-    mark: tuple = ()  # the sender's own note: what will have arrived with this
-
-
 class Link:
     """A connection to one visdom server, for one environment: every call ends within `timeout` seconds or so.
 
@@ -126,7 +108,7 @@ class Link:
         self._probe = socket.create_connection((host, port), timeout)
         self._probe.setblocking(False)
         try:
-            self._client = _client(server, port, env, timeout)
+            self._client, self._env = _client(server, port, env, timeout), env
             self._greet()
         except BaseException:
             self._probe.close()
@@ -163,71 +145,30 @@ class Link:
             raise ConnectionError("the environment could not be saved")
 
     def send(self, win, draft) -> bool:
-        """Send one window; False, with nothing sent, where points are to be appended to a window that is not there."""
-        if draft.kind == "line":
-            if not draft.whole and self._client._win_exists_wrap(win) != "true":
-                return False
-            reply = self._line(win, *draft.content, draft.whole)
+        """Send one window; False, with nothing sent, where something is to be added to a window that is not there."""
+        if not draft.whole and self._client._win_exists_wrap(win) != "true":
+            return False
+        if draft.kind == "chart":
+            self._post(win, *panes.chart(win, draft.content, draft.whole), append=not draft.whole)
+        elif draft.kind == "history":
+            frames = draft.content
+            if draft.whole:
+                self._post(win, *panes.history(win, frames))
+            for one in frames[draft.whole :]:
+                self._post(win, panes.frame(one), None, {}, append=True)
         else:
-            reply = getattr(self, f"_{draft.kind}")(win, draft.content)
-        if reply != win:  # visdom answers with the window's name; False, '' and error pages come from elsewhere
-            raise ConnectionError("the server did not take a window")
+            self._post(win, *getattr(panes, draft.kind)(win, draft.content))
         return True
 
-    def _line(self, win, x, y, whole):
-        # The page's tool bar lies over the upper margin: the title stands at its lower edge.
-        title = {"text": win, "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "font": {"size": 15}}
-        opts = {"title": win, "xlabel": "step", "markers": len(y) <= MARKED_POINTS, "markersize": 5}
-        opts["layoutopts"] = {"plotly": {"title": title}}
-        x, y = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)  # None becomes NaN, visdom's gap
-        return self._client.line(y, x, win=win, opts=opts if whole else None, update=None if whole else "append")
-
-    def _img(self, win, img):
-        H, W = img.shape[1:]
-        shown = min(1, PICTURE_SIDE / max(H, W))
-        opts = {"title": win, "jpgquality": JPEG_QUALITY, "width": round(W * shown), "height": round(H * shown)}
-        return self._client.image(img, win=win, opts=opts)
-
-    def _text(self, win, text):
-        return self._client.text(text, win=win, opts={"title": win})
-
-    def _log(self, win, lines):
-        body = "<br>".join(html.escape(line, quote=False) for line in lines)
-        opts = {"title": win, "width": 600, "height": 300}
-        return self._client.text(f'<div style="{LOG_STYLE}"><div>{body}</div></div>', win=win, opts=opts)
-
-    def _heatmap(self, win, content):
-        matrix, names = content
-        total = matrix.sum(axis=1, keepdims=True)
-        share = np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
-        axis = {
-            "type": "category",
-            "dtick": 1,
-            "automargin": True,
-            "tickfont": {"size": 11 if len(matrix) <= 30 else 8},
-        }
-        layout = {
-            "xaxis": axis | {"title": "prediction", "tickangle": -90},
-            "yaxis": axis | {"title": "target", "autorange": "reversed"},  # else visdom's page has row 0 at the bottom
-        }
-        side = int(np.clip(22 * len(matrix) + 220, 420, 900))
-        opts = {
-            "title": win,
-            "columnnames": _axis_names(names, matrix.shape[1]),
-            "rownames": _axis_names(names, matrix.shape[0]),
-            "xmin": 0,
-            "xmax": 1,
-            "width": side,
-            "height": side,
-            "layoutopts": {"plotly": layout},
-        }
-        return self._client.heatmap(share, win=win, opts=opts)
-
-
-def _axis_names(names, count):
-    """`count` different strings: the page would draw two rows of one name in the same place."""
-    names = [names[i] if i < len(names) else str(i) for i in range(count)]
-    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]
+    def _post(self, win, data, layout, opts, append=False):
+        message = {"data": data, "win": win, "eid": self._env}
+        if append:  # what the page's user has made of the window stays
+            message["append"] = True
+        else:
+            message |= {"opts": {"title": win, **opts}, "layout": layout}
+        reply = self._client._send(message, endpoint="update" if append else "events")
+        if reply != win:  # visdom answers with the window's name; False, '' and error pages come from elsewhere
+            raise ConnectionError("the server did not take a window")
 
 
 def _client(server, port, env, timeout):

@@ -1,5 +1,6 @@
 """utils/event_log.py: what is recorded comes back, also after a process that was killed, and a run that goes on."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,16 +16,24 @@ from PIL import Image
 from utils import event_log
 from utils.errors import UserError
 from utils.event_log import EventLog, read_events
+from utils.vis_windows import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def recorded(folder):
-    return [{name: value for name, value in event.items() if name != "time"} for event in read_events(folder)]
+    """The events but for their times, and without the last one, which says that the run is done."""
+    *events, last = ({name: value for name, value in event.items() if name != "time"} for event in read_events(folder))
+    assert last | {"step": 0} == {"step": 0, "win": "", "kind": "end", "why": "done"}
+    return events
+
+
+def points(folder, key="x"):
+    return [event[key] for event in read_events(folder) if event["kind"] == "point"]
 
 
 def picture(value, size=(8, 16)):
-    return np.full((*size, 3), value, np.uint8)
+    return Picture(np.full((*size, 3), value, np.uint8))
 
 
 def test_events_come_back_in_their_order(tmp_path):
@@ -62,11 +71,12 @@ def test_pictures_are_files(tmp_path):
 def test_a_disk_that_is_slow_costs_the_oldest_pictures_and_no_number(tmp_path, monkeypatch):
     go_on, begun = threading.Event(), threading.Event()
 
-    def slow(path, rgb):
+    def slow(_):
         begun.set()
         go_on.wait()
+        return b"a picture"
 
-    monkeypatch.setattr(event_log, "write_jpeg", slow)
+    monkeypatch.setattr(Picture, "jpeg", slow)
     log = EventLog(tmp_path)
     log.add_picture("img", picture(0))
     begun.wait()
@@ -82,6 +92,28 @@ def test_a_disk_that_is_slow_costs_the_oldest_pictures_and_no_number(tmp_path, m
     assert log.n_dropped == 10
 
 
+def test_pictures_that_replace_each_other_do_not_fill_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_log, "MAX_KEPT", 4)
+    monkeypatch.setattr(event_log, "MAX_WAITING", 100)
+    with EventLog(tmp_path) as log:
+        for log.step in range(20):
+            log.add_picture("gt_img", picture(0))
+            log.add_picture("followed_1", picture(0), caption=f"step {log.step}")
+    left = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    shown = [int(name[-6:-4]) for name in left if name.startswith("gt_img")]
+    assert len(shown) <= 5
+    assert {0, 19} <= set(shown)
+    assert [int(name[-6:-4]) for name in left if name.startswith("followed")] == [*range(20)]
+    captions = [event["caption"] for event in recorded(tmp_path) if "caption" in event]
+    assert captions == [f"step {step}" for step in range(20)]
+
+
+def test_the_end_says_how_it_came(tmp_path):
+    with contextlib.suppress(KeyboardInterrupt), EventLog(tmp_path):
+        raise KeyboardInterrupt
+    assert [event["why"] for event in read_events(tmp_path)] == ["stopped"]
+
+
 def test_a_process_that_is_killed_leaves_what_it_recorded(tmp_path):
     code = (
         "import sys, os, signal; from utils.event_log import EventLog\n"
@@ -91,7 +123,7 @@ def test_a_process_that_is_killed_leaves_what_it_recorded(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
-    assert [event["x"] for event in read_events(tmp_path)] == [*range(100)]
+    assert points(tmp_path) == [*range(100)]
 
 
 def test_a_last_line_that_is_cut_is_left_out_and_written_over(tmp_path):
@@ -99,11 +131,12 @@ def test_a_last_line_that_is_cut_is_left_out_and_written_over(tmp_path):
         log.add("loss", "point", x=0, y=1)
         log.add("loss", "point", x=1, y=1)
     path = tmp_path / "events.jsonl"
-    path.write_bytes(path.read_bytes()[:-9])
-    assert [event["x"] for event in read_events(tmp_path)] == [0]
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:-9])  # killed while it wrote the second
+    assert points(tmp_path) == [0]
     with EventLog(tmp_path, go_on_from=0) as log:
         log.add("loss", "point", x=1, y=2)
-    assert [event["y"] for event in read_events(tmp_path)] == [1, 2]
+    assert points(tmp_path, "y") == [1, 2]
 
 
 def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path):
@@ -115,7 +148,9 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path):
         assert log.step == 80
         log.step = 120
         log.add("loss", "point", x=120, y=2)
-    assert [(event["x"], event["y"]) for event in read_events(tmp_path)] == [(0, 1), (40, 1), (80, 1), (120, 2)]
+    assert points(tmp_path) == [0, 40, 80, 120]
+    assert points(tmp_path, "y") == [1, 1, 1, 2]
+    assert len(recorded(tmp_path)) == 4  # and one end
 
 
 def test_a_new_run_begins_anew(tmp_path):
@@ -145,7 +180,7 @@ def test_a_disk_that_fails_ends_the_log_and_not_the_run(tmp_path, monkeypatch):
     log._file = real
     log.add("loss", "point", x=3, y=1)
     log.close()
-    assert [event["x"] for event in read_events(tmp_path)] == [0]
+    assert points(tmp_path) == [0]
 
 
 def test_a_place_that_takes_no_file(tmp_path):
@@ -173,6 +208,6 @@ def test_no_log_at_all(tmp_path):
 def test_a_line_is_json_that_any_program_reads(tmp_path):
     with EventLog(tmp_path) as log:
         log.add("loss", "point", x=0, y=0.1)
-    line = json.loads((tmp_path / "events.jsonl").read_text())
+    line = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[0])
     assert set(line) == {"time", "step", "win", "kind", "x", "y"}
     assert os.listdir(tmp_path) == ["events.jsonl"]

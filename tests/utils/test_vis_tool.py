@@ -14,7 +14,7 @@ from PIL import Image
 from tests.running_visdom import Page, free_port, wait_for
 from utils import vis_tool
 from utils.event_log import EventLog, read_events
-from utils.vis_tool import Visualizer, replay
+from utils.vis_tool import Visualizer
 
 pytestmark = pytest.mark.timeout(60)  # a call that waited for a stopped server would wait for ever
 
@@ -60,7 +60,7 @@ def test_a_run_that_is_replayed_shows_the_same(server, new_visualizer, tmp_path,
     vis.log("epoch 1 <done>")
     vis.close(20)
     again = new_visualizer(server[0], env="again")
-    replay(read_events(tmp_path / "run"), tmp_path / "run", again)
+    again.replay(read_events(tmp_path / "run"), tmp_path / "run")
     assert again.flush(20)
     assert again.state_dict()["lines"] == vis.state_dict()["lines"]
     assert again.state_dict()["log"] == vis.state_dict()["log"]
@@ -171,7 +171,7 @@ def test_the_log_keeps_the_last_500_lines(new_visualizer):
 
 def test_what_visdom_can_not_draw_does_not_hold_up_the_rest(server, new_visualizer, monkeypatch):
     vis = new_visualizer(server[0], env="odd")
-    monkeypatch.setattr("utils.visdom_server.Link._text", lambda *_: 1 / 0)
+    monkeypatch.setattr("utils.visdom_panes.text", lambda *_: 1 / 0)
     vis.text("words", "labels")
     vis.plot("loss", 1.0)
     assert vis.flush(20)

@@ -1,0 +1,157 @@
+"""What a window looks like on visdom's page: from the content of a `Draft` to the message of plotly's traces.
+
+Each function takes the window's name and content, and gives (data, layout, options), or None for no layout.
+"""
+
+import base64
+import html
+
+import numpy as np
+
+from utils.vis_windows import MARKED_POINTS
+
+PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf")
+SMOOTHED = " (smoothed)"
+BEST = " (best)"
+MEMORY = 0.9  # of the moving average: a point counts a tenth, some twenty before it count
+MAX_TEXTED = 12  # classes of a matrix whose cells have room for a number
+# The newest line stays in view: a reversed column starts at its end; visdom's text window does not scroll by itself.
+LOG_STYLE = "position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
+MARGIN = {"l": 60, "r": 20, "t": 40, "b": 45}
+WHITE_TO_BLUE = [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]
+
+
+def moving_average(values):
+    """Exponential, of the numbers so far, corrected for its start (Kingma and Ba 2015, §3); None stays None."""
+    average, weight, smooth = 0.0, 0.0, []
+    for value in values:
+        if value is not None:
+            average = MEMORY * average + (1 - MEMORY) * value
+            weight = MEMORY * weight + (1 - MEMORY)
+        smooth.append(None if value is None else average / weight)
+    return smooth
+
+
+def chart(win, content, whole):
+    """Curves. Not `whole`: the traces have only the points that are new, in the same order."""
+    style, curves = content
+    longest = max(len(y) for _, y, _ in curves.values())
+    mode = "lines+markers" if longest <= MARKED_POINTS else "lines"
+    traces = []
+    for k, (name, (x, y, sent)) in enumerate(curves.items()):
+        color = PALETTE[k % len(PALETTE)]
+        look = {"type": "scatter", "mode": mode, "marker": {"size": 5}, "legendgroup": name or win}
+        if style.smooth:
+            smooth = {**look, "mode": "lines", "name": (name or win) + SMOOTHED, "line": {"color": color, "width": 2.5}}
+            smooth |= {"x": x[sent:], "y": moving_average(y)[sent:], "showlegend": bool(name)}
+            look |= {"line": {"color": color, "width": 1}, "opacity": 0.35, "showlegend": False}
+        else:
+            smooth = None
+            look |= {"line": {"color": color, "width": 2}}
+        traces.append({**look, "name": name or win, "x": x[sent:], "y": y[sent:]})
+        if smooth:
+            traces.append(smooth)
+    if style.best:
+        traces += filter(None, (_best(k, name or win, *xy) for k, (name, (*xy, _)) in enumerate(curves.items())))
+    yaxis = {"title": style.ylabel, "automargin": True}
+    if style.from_zero:
+        yaxis["rangemode"] = "tozero"
+    many = len(curves) > 1
+    layout = _layout(win, xaxis={"title": style.xlabel}, yaxis=yaxis, showlegend=many)
+    return traces, layout, {}
+
+
+def _best(k, name, x, y):
+    """A star on the greatest value of a curve, the first of equals, with its number."""
+    known = [(value, -i) for i, value in enumerate(y) if value is not None]
+    if not known:
+        return None
+    value, minus_i = max(known)
+    marker = {"symbol": "star", "size": 14, "color": PALETTE[k % len(PALETTE)]}
+    star = {"type": "scatter", "mode": "markers+text", "marker": marker, "name": name + BEST, "showlegend": False}
+    return {**star, "x": [x[-minus_i]], "y": [value], "text": [f"best {value:.4f}"], "textposition": "bottom center"}
+
+
+def img(win, picture):
+    return [{"type": "image", "content": _source(picture, None)}], None, {}
+
+
+def history(win, frames):
+    """The first of `frames`; the others are appended, one message each: see `frame`."""
+    return frame(frames[0]), None, {"show_slider": True}
+
+
+def frame(one):
+    return [{"type": "image_history", "content": _source(*one)}]
+
+
+def _source(picture, caption):
+    return {"src": "data:image/jpeg;base64," + base64.b64encode(picture.jpeg()).decode(), "caption": caption}
+
+
+def text(win, content):
+    return [{"type": "text", "content": content}], None, {}
+
+
+def log(win, lines):
+    body = "<br>".join(html.escape(line, quote=False) for line in lines)
+    return text(win, f'<div style="{LOG_STYLE}"><div>{body}</div></div>')
+
+
+def heatmap(win, content):
+    """Row = target, row 0 on top, column = prediction; each row as shares of its sum, with the counts on hover."""
+    matrix, names = content
+    total = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
+    axis = {"type": "category", "dtick": 1, "automargin": True, "tickfont": {"size": 11 if len(matrix) <= 30 else 8}}
+    trace = {
+        "type": "heatmap",
+        "z": share.tolist(),
+        "x": _axis_names(names, matrix.shape[1]),
+        "y": _axis_names(names, matrix.shape[0]),
+        "customdata": matrix.tolist(),
+        "hovertemplate": "%{y} taken for %{x}: %{customdata:,} (%{z:.1%} of the row)<extra></extra>",
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": WHITE_TO_BLUE,
+        "colorbar": {"tickformat": ".0%", "thickness": 12},
+        "xgap": 1,
+        "ygap": 1,
+    }
+    if len(matrix) <= MAX_TEXTED:
+        trace |= {"texttemplate": "%{z:.0%}", "textfont": {"size": 10}}
+    xaxis, yaxis = axis | {"title": "prediction", "tickangle": -90}, axis | {"title": "target", "autorange": "reversed"}
+    return [trace], _layout(win, xaxis=xaxis, yaxis=yaxis), {}
+
+
+def bars(win, content):
+    names, values = content
+    numbers = ["" if value is None else f"{value:.2f}" for value in values]
+    trace = {"type": "bar", "x": _axis_names(names, len(names)), "y": values, "text": numbers, "textposition": "auto"}
+    trace["marker"] = {"color": PALETTE[0]}
+    xaxis = {"type": "category", "tickangle": -45 if len(names) > 4 else 0, "automargin": True}
+    return [trace], _layout(win, xaxis=xaxis, yaxis={"range": [0, 1], "title": "AP"}), {}
+
+
+def curves(win, content):
+    """Precision over recall, a curve each."""
+    names, xs, ys = content
+    traces = [
+        {"type": "scatter", "mode": "lines", "line": {"shape": "hv"}, "name": name, "x": x, "y": y}
+        for name, x, y in zip(_axis_names(names, len(names)), xs, ys, strict=True)
+    ]
+    axis = {"range": [0, 1.02]}
+    layout = _layout(win, xaxis=axis | {"title": "recall"}, yaxis=axis | {"title": "precision"}, showlegend=True)
+    return traces or [{"type": "scatter", "x": [], "y": []}], layout, {}
+
+
+def _layout(win, **parts):
+    # The page's tool bar lies over the upper margin: the title stands at its lower edge.
+    title = {"text": win, "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "font": {"size": 15}}
+    return {"title": title, "margin": MARGIN, "hovermode": "closest", "showlegend": False} | parts
+
+
+def _axis_names(names, count):
+    """`count` different strings: the page would draw two rows of one name in the same place."""
+    names = [names[i] if i < len(names) else str(i) for i in range(count)]
+    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]
