@@ -57,16 +57,18 @@ from utils.cli_tool import (
     workers,
 )
 from utils.config import opt
+from utils.dashboard_tool import about, dashboard, from_environment, server_from, show_runs
 from utils.detections import make_room_for_detections, path_part, write_detections
 from utils.errors import UserError
 from utils.inference_tool import detect_all, evaluate_model, propose_all
 from utils.label_names import parse_label_names
 from utils.models_tool import describe, models_table
+from utils.pace_tool import Pace
 from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
 from utils.scoring_tool import score
-from utils.show_tool import dashboard, enter_debugger, show, show_result
+from utils.show_tool import Show, enter_debugger
 
 
 @SetParseFn(str)
@@ -91,7 +93,7 @@ def train(*args, **kwargs):
         say(f"warning: {line}", file=sys.stderr)
     name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(name, opt.overwrite)
-    with dashboard(opt.env, opt.port, opt.visdom, model.label_names, run_dir) as vis:
+    with dashboard(opt.env, opt.visdom, server_from(opt), model.label_names, run_dir, about(opt)) as vis:
         trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=PARTS[opt.schedule])
         if opt.load_path and checkpoint.optimizer is not None:
             trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
@@ -107,6 +109,9 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
     loader = training_loader(model, train_db, train_rois)
     n_steps = opt.epoch * len(loader) if opt.max_iter is None else min(opt.max_iter, opt.epoch * len(loader))
     step, epoch = first_epoch * len(loader), first_epoch
+    pace = Pace(n_steps, n_evaluations=0 if val_db is None else (opt.epoch - first_epoch) // opt.eval_every)
+    before = (facts.get("alternating", 1) - 1) * n_steps  # of the schedule's earlier parts
+    show = Show(trainer, pace, len(loader), val_db or train_db, val_rois if val_db else train_rois, before)
     say(f"train: {type(model).__name__} on {device}, {n_steps} steps of {opt.batch_size} images; run: {run_dir}")
     bar = tqdm(total=n_steps, initial=step, desc="train", unit="step", smoothing=0.05)
     try:
@@ -114,7 +119,7 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
             set_epoch(loader, epoch)
             trainer.epoch = epoch
             model.train()
-            for batch in loader:
+            for batch in pace.waiting(loader):
                 if step >= n_steps:
                     break
                 trainer.set_lr(trainer.learning_rate(epoch, step))
@@ -124,16 +129,17 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
                 bar.update()
                 if step % opt.plot_every == 0 or step == n_steps:
                     enter_debugger(opt.debug_file, trainer, batch)
-                    show(trainer, batch, step, bar)
+                    show.look(batch, step, bar)
                 if device.type == "cpu" and step % 200 == 0:
                     return_free_memory()
             check_finite(model, step)
-            progress = {"epoch": epoch + 1, "step": step, **facts}
+            progress = {"epoch": epoch + 1, "step": step, "total_step": before + step, **facts}
             if val_db is not None and ((epoch + 1) % opt.eval_every == 0 or step >= n_steps):
-                result = evaluate(model, val_db, val_rois)
-                show_result(trainer, result, epoch + 1, step, opt.val_split)
-                if result.map07 > (-1.0 if best_map is None else best_map):  # never true of nan
-                    best_map = result.map07
+                with pace.aside(evaluation=True):
+                    evaluation = evaluate(model, val_db, val_rois)
+                show.result(evaluation, epoch + 1, step, opt.val_split)
+                if evaluation.voc.map07 > (-1.0 if best_map is None else best_map):  # never true of nan
+                    best_map = evaluation.voc.map07
                     trainer.save(save_path=run_dir / "best.pth", best_map=best_map, **progress)
             trainer.save(save_optimizer=True, save_path=run_dir / "last.pth", best_map=best_map, **progress)
             if step >= n_steps:
@@ -162,8 +168,9 @@ def alternate(train_db, val_db, device, amp):
     run_dir = Path("runs", name) if state is not None else make_run_dir(name, opt.overwrite)
     done = state.other_info["alternating"] if state is not None else 0  # the last step that has a whole epoch
     facts = {"options": opt.that_decide()}
-    go_on_from = state.other_info["step"] if state is not None else None
-    with dashboard(opt.env, opt.port, opt.visdom, train_db.label_names, run_dir, go_on_from) as vis:
+    go_on_from = state.other_info["total_step"] if state is not None else None
+    names = train_db.label_names
+    with dashboard(opt.env, opt.visdom, server_from(opt), names, run_dir, about(opt), go_on_from) as vis:
         for k, parts in enumerate(("rpn", "head", "rpn", "head"), start=1):
             if k < done:
                 continue
@@ -282,8 +289,15 @@ def models(*args, **kwargs):
     say(models_table(rows, (600, 800)))
 
 
+@SetParseFn(str)
+def dashboard_command(*args, **kwargs):
+    """Show a run, --run=runs/NAME, live or months later, on a visdom server; of several, a,b, the curves together."""
+    read_options(args, kwargs, needs="run")
+    show_runs(opt.run, opt.env if "env" in opt.given else None, opt.visdom, server_from(opt))
+
+
 COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "check": check, "propose": propose,
-            "models": models}  # fmt: skip
+            "models": models, "dashboard": dashboard_command}  # fmt: skip
 PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule trains
 
 
@@ -293,7 +307,7 @@ PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule 
 def read_options(args, kwargs, needs=None):
     if args:
         raise UserError(f"{args[0]}: an option is written --name=value; --help lists them")
-    opt.parse(kwargs)
+    opt.parse(from_environment(kwargs) | kwargs)
     if needs and not getattr(opt, needs):
         raise UserError(f"--{needs.replace('_', '-')} is missing: name a checkpoint, such as runs/NAME/best.pth")
 

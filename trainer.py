@@ -3,6 +3,7 @@
 Letters: N images, R boxes, S samples, L foreground classes, K·A anchors.
 """
 
+import math
 import time
 import warnings
 from typing import NamedTuple
@@ -18,10 +19,13 @@ from model.utils.batch_tool import batch_geometry
 from model.utils.creator_tool import AnchorTargetCreator, ProposalTargetCreator
 from model.zoo import checkpoint_content
 from utils.array_tool import tonumpy
+from utils.bbox_tools import bbox_iou, pixel_edges
 from utils.checkpoint import fit_state_dict, read_checkpoint, save_checkpoint
 from utils.config import opt
 from utils.precision_tool import autocast
 from utils.vis_tool import Visualizer
+
+RECALL_IOUS = (0.5, 0.7)
 
 
 class LossTuple(NamedTuple):
@@ -49,6 +53,7 @@ class FasterRCNNTrainer(nn.Module):
         epoch: part of what each image's samples are drawn from, with `config.seed` and the image's index.
         meters: name of a loss → torchnet's AverageValueMeter.
         rpn_cm, roi_cm: torchnet's ConfusionMeters, (2, 2) and (L + 1, L + 1): row = target, column = prediction.
+        rpn_recall: IoU → share of the true boxes that some proposal meets so well; NaN before the first box.
     """
 
     def __init__(self, faster_rcnn, vis=None, config=opt, amp=None, parts="both"):
@@ -84,6 +89,7 @@ class FasterRCNNTrainer(nn.Module):
         self._meters = {name: AverageValueMeter() for name in LossTuple._fields}
         self._rpn_cm = ConfusionMeter(2)
         self._roi_cm = ConfusionMeter(faster_rcnn.n_class)
+        self._n_found = None
         self._forget()
 
     def forward(self, imgs, bboxes, labels, scale, sizes=None, indices=None, rois=None):
@@ -121,6 +127,7 @@ class FasterRCNNTrainer(nn.Module):
             if self.parts != "head":
                 rpn_losses = self._rpn_losses(features, rpn, truth, sizes, generators)
         if self.parts != "rpn":
+            self._count_found(rois, n_rois, truth[0])
             roi_losses = self._roi_losses(features, rois, n_rois, truth, generators)
         losses = [torch.stack(column).mean() for part in (rpn_losses, roi_losses) for column in zip(*part, strict=True)]
         return LossTuple(*losses, sum(losses))
@@ -208,6 +215,19 @@ class FasterRCNNTrainer(nn.Module):
         counts["sum"] = counted if counts["sum"] is None else counts["sum"] + counted
 
     @torch.no_grad()
+    def _count_found(self, rois, n_rois, bboxes):
+        """Count the true boxes that some proposal meets with each of `RECALL_IOUS`, and all of them."""
+        plus_one = self.proposal_target_creator.plus_one
+        for roi, n_roi, bbox in zip(rois, n_rois, bboxes, strict=True):
+            if len(roi) and len(bbox):
+                iou = bbox_iou(*(pixel_edges(boxes.float(), plus_one) for boxes in (roi, bbox)))  # (P, R)
+                if n_roi is not None:
+                    iou = iou * (torch.arange(len(roi), device=iou.device) < n_roi)[:, None]
+                best = iou.amax(dim=0)
+                found = torch.stack([*((best >= least).sum() for least in RECALL_IOUS), (best >= 0).sum()])
+                self._n_found = found if self._n_found is None else self._n_found + found
+
+    @torch.no_grad()
     def update_meters(self, losses):
         """Take a LossTuple into the meters."""
         self._losses.append(torch.stack([loss.detach() for loss in losses]))
@@ -237,9 +257,15 @@ class FasterRCNNTrainer(nn.Module):
         self._flush()
         return self._roi_cm
 
+    @property
+    def rpn_recall(self):
+        *found, n = [math.nan] * 3 if self._n_found is None else self._n_found.tolist()
+        return {iou: count / n for iou, count in zip(RECALL_IOUS, found, strict=True)}
+
     def reset_meters(self):
-        """Empty the meters of the losses and both confusion meters."""
+        """Empty the meters of the losses, both confusion meters and the recall."""
         self._forget()
+        self._n_found = None
         for meter in (*self._meters.values(), self._rpn_cm, self._roi_cm):
             meter.reset()
 

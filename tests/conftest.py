@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+os.environ.setdefault("VISDOM", "on")  # a test that wants a server starts it, the others' commands none
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is loaded, see train.py: beside other programs 3x faster
 
 # No test has a clock: other programs may take a machine's cores for seconds.

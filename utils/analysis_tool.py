@@ -259,8 +259,7 @@ def confusion_matrix(
     L = None if label_names is None else len(label_names)
     flat = flatten_columns(pred_bboxes, pred_labels, pred_scores, gt_bboxes, gt_labels, gt_difficults, L)
     L = len(flat.n_pos)
-    kept = flat.det_score > score_thresh
-    flat = replace(flat, **{name: column[kept] for name, column in vars(flat).items() if name.startswith("det_")})
+    flat = _above(flat, score_thresh)
     target, match = match_flat(flat, iou_thresh, plus_one)
 
     truth = np.full(len(match), L)  # of each detection; −1 for one that is not counted
@@ -283,6 +282,39 @@ def confusion_matrix(
     missed = flat.gt_label[~taken & ~flat.difficult]
     matrix[:L, L] = np.bincount(missed, minlength=L)
     return ConfusionMatrix(names_of(label_names, L), iou_thresh, score_thresh, matrix)
+
+
+def errors_by_image(
+    pred_bboxes: Arrays,
+    pred_labels: Arrays,
+    pred_scores: Arrays,
+    gt_bboxes: Arrays,
+    gt_labels: Arrays,
+    gt_difficults: Arrays | None = None,
+    label_names: Sequence[str] | None = None,
+    iou_thresh: float = 0.5,
+    score_thresh: float = 0.7,
+    plus_one: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image how many of its boxes no detection found, and how many detections found none: (N,) int64 each.
+
+    Of detections scored above `score_thresh`, by the rule of `match_detections_voc`; other arguments and errors as
+    `evaluate_detections`.
+    """
+    pred_scores = list(pred_scores)
+    L, n = None if label_names is None else len(label_names), len(pred_scores)
+    flat = flatten_columns(pred_bboxes, pred_labels, pred_scores, gt_bboxes, gt_labels, gt_difficults, L)
+    flat = _above(flat, score_thresh)
+    target, match = match_flat(flat, iou_thresh, plus_one)
+    missed = ~flat.difficult
+    missed[target[match == 1]] = False
+    return tuple(np.bincount(image, minlength=n) for image in (flat.gt_image[missed], flat.det_image[match == 0]))
+
+
+def _above(flat, score_thresh):
+    """`flat` without the detections that are not scored above `score_thresh`."""
+    kept = flat.det_score > score_thresh
+    return replace(flat, **{name: column[kept] for name, column in vars(flat).items() if name.startswith("det_")})
 
 
 def _other_class_pairs(flat, dets, gts, iou_thresh, plus_one):

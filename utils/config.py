@@ -15,9 +15,13 @@ BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def option(default, group, help, *, low=None, high=None, choices=None):
-    """A field with what `parse` checks and `--help` shows. `low` and `high` are inclusive, for each item of a tuple."""
-    return field(default=default, metadata={"group": group, "help": help, "low": low, "high": high, "choices": choices})
+def option(default, group, help, *, low=None, high=None, choices=None, also=()):
+    """A field with what `parse` checks and `--help` shows. `low` and `high` are inclusive, for each item of a tuple.
+
+    `also` has other words for some of the choices.
+    """
+    meta = {"group": group, "help": help, "low": low, "high": high, "choices": choices, "also": dict(also)}
+    return field(default=default, metadata=meta)
 
 
 @dataclass
@@ -147,8 +151,17 @@ class Config:
     name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints, or in predict annotations, already")
     env: str = option("faster-rcnn", "run", "environment in visdom")
-    port: int = option(8097, "run", "visdom's port", low=1, high=65535)
-    visdom: bool = option(True, "run", "send losses and pictures to visdom")
+    port: int = option(8097, "run", "visdom's port (or set VISDOM_PORT)", low=1, high=65535)
+    visdom: str = option(
+        "auto", "run", "dashboard: auto starts a visdom server on 127.0.0.1 where none answers, and ends it with the "
+        "run; keep leaves it running; on starts none; off sends nothing (or set VISDOM)",
+        choices=("auto", "keep", "on", "off"), also={**dict.fromkeys(TRUE, "on"), **dict.fromkeys(FALSE, "off")},
+    )  # fmt: skip
+    visdom_server: str = option(
+        "http://127.0.0.1", "run", "address of visdom without its port (or set VISDOM_SERVER); for a server with a "
+        "login set VISDOM_USERNAME and VISDOM_PASSWORD"
+    )  # fmt: skip
+    run: tuple[str, ...] | None = option(None, "run", "folder of a run, as runs/NAME; a,b: several, to compare them")
     plot_every: int = option(40, "run", "steps between two updates of the dashboard", low=1)
     eval_every: int = option(1, "run", "epochs between two evaluations on val_split", low=1)
     debug_file: str = option("/tmp/debugf", "run", "if this file exists, ipdb opens at the next update")
@@ -237,6 +250,8 @@ class Config:
             if caffe and values.get(name) not in (None, "vgg16"):
                 raise UserError(f"{flag(name)} and --caffe-pretrain both say where the weights come from; give one")
         after = {f.name: getattr(self, f.name) for f in fields(self)} | values
+        if "@" in after["visdom_server"]:
+            raise UserError("--visdom-server: has a password in it, which logs would keep; set VISDOM_PASSWORD instead")
         other = {"voc": "coco", "coco": "voc"}[after["data"]]
         if f"{other}_data_dir" in values and f"{after['data']}_data_dir" not in values:  # the default would be read
             raise UserError(f"{flag(f'{other}_data_dir')} goes with --data={other}; give both, or leave it out")
@@ -341,6 +356,7 @@ def _scalar(name, value, kind, hint):
 
 def _in_range(name, value, meta):
     low, high, choices = meta["low"], meta["high"], meta["choices"]
+    value = meta["also"].get(str(value).lower(), value)
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), choices, 1)
         hint = f"; did you mean {near[0]}?" if near else ""

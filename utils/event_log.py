@@ -29,6 +29,7 @@ from utils.file_tool import whole_file
 from utils.vis_windows import Picture
 
 FILE = "events.jsonl"
+NO_LOG = "{}: no such file; name the folder of a run, such as runs/NAME"
 MAX_WAITING = 20  # pictures that are not yet written: of a disk that is slower than the run the oldest are left out
 MAX_KEPT = 100  # files of a window whose pictures take each other's place: of more every second goes, but the newest
 
@@ -155,23 +156,77 @@ def read_events(folder: str | os.PathLike):
         with path.open(encoding="utf-8") as lines:
             yield from _events(path, lines)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name the folder of a run, such as runs/NAME") from None
+        raise UserError(NO_LOG.format(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); name the folder of a run") from None
+
+
+class Tail:
+    """The log of a run that may go on: each `read` gives the events that have come since the last.
+
+    Attributes:
+        ended (bool): the run said so, or stopped.
+
+    Raises:
+        UserError: there is no such log.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder, self.path = Path(folder), Path(folder, FILE)
+        self.rewind()
+
+    def rewind(self):
+        """Begin at the first event again."""
+        self.ended, self._n_lines, self._at = False, 0, 0
+        self._inode = self._stat().st_ino
+
+    def read(self) -> list[dict]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._at)
+                whole, _, _ = file.read().rpartition(b"\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); name the folder of a run") from None
+        if not whole:
+            return []
+        self._at += len(whole) + 1
+        lines = whole.split(b"\n")
+        events = [_event(self.path, n, line) for n, line in enumerate(lines, self._n_lines + 1)]
+        self._n_lines += len(lines)
+        self.ended = events[-1]["kind"] == "end"
+        return events
+
+    def began_anew(self) -> bool:
+        """Whether the file is another one: the run went on from a checkpoint, or began again."""
+        return self._stat().st_ino != self._inode
+
+    def silent_for(self) -> float:
+        """Seconds since the last event."""
+        return time.time() - self._stat().st_mtime
+
+    def _stat(self):
+        try:
+            return self.path.stat()
+        except OSError:
+            raise UserError(NO_LOG.format(self.path)) from None
 
 
 def _events(path, lines):
     for n, line in enumerate(lines, 1):
         if not line.endswith("\n"):
             return  # a process was killed while it wrote this one
-        try:
-            event = json.loads(line)
-            known = isinstance(event["step"], int) and isinstance(event["win"], str)
-            if not (known and event["kind"] and event["time"]):
-                raise ValueError
-        except (ValueError, LookupError, TypeError):
-            raise UserError(f"{path}: line {n} is no event; this is not the log of a run") from None
-        yield event
+        yield _event(path, n, line)
+
+
+def _event(path, n, line):
+    try:
+        event = json.loads(line)
+        known = isinstance(event["step"], int) and isinstance(event["win"], str)
+        if not (known and event["kind"] and event["time"]):
+            raise ValueError
+    except (ValueError, LookupError, TypeError):
+        raise UserError(f"{path}: line {n} is no event; this is not the log of a run") from None
+    return event
 
 
 def _keep_until(folder, step):

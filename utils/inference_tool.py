@@ -4,12 +4,26 @@ Only what is found is kept: memory grows by the detections, not by the pictures.
 """
 
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
 from utils.detections import Detections
 from utils.errors import UserError
-from utils.eval_tool import evaluate_detections
+from utils.eval_tool import VOCResult, evaluate_detections
+
+
+class Evaluation(NamedTuple):
+    """What a detector finds in N images, what is there, and what that is worth."""
+
+    voc: VOCResult
+    found: Detections
+    truth: tuple[list, list, list]  # of each image (R, 4) boxes, (R,) labels, (R,) whether they are difficult
+
+    @property
+    def columns(self) -> tuple:
+        """The first arguments of `evaluate_detections` and its like."""
+        return (*self.found.columns, *self.truth, self.voc.label_names)
 
 
 def in_chunks(rows, n, on_progress=None):
@@ -46,9 +60,9 @@ def detect_all(model, loader, on_progress=None, n_together=1, raw=False, rois=No
     return found
 
 
-def evaluate_model(model, loader, on_progress=None, n_together=1, raw=False, rois=None):
-    """`VOCResult` of what `detect_all` finds; of an RPN alone, for the one class of all objects."""
-    truth = [[], [], []]
+def evaluate_model(model, loader, on_progress=None, n_together=1, raw=False, rois=None) -> Evaluation:
+    """The `Evaluation` of what `detect_all` finds; of an RPN alone, for the one class of all objects."""
+    truth = [], [], []
 
     def noted():
         for img, size, *own in loader:
@@ -58,8 +72,8 @@ def evaluate_model(model, loader, on_progress=None, n_together=1, raw=False, roi
 
     found = detect_all(model, noted(), on_progress, n_together, raw, rois)
     if model.rpn_only:
-        truth[1] = [np.zeros_like(label) for label in truth[1]]
-    return evaluate_detections(*found.columns, *truth, label_names=model.detected_names)
+        truth[1][:] = [np.zeros_like(label) for label in truth[1]]
+    return Evaluation(evaluate_detections(*found.columns, *truth, label_names=model.detected_names), found, truth)
 
 
 def propose_all(model, loader, n_pre_nms, n_post_nms, on_progress=None, n_together=1, raw=False):

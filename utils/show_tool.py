@@ -1,73 +1,182 @@
-"""What the dashboard is sent while a run goes on."""
+"""What the dashboard is told while a run goes on."""
 
+import html
 import os
-from contextlib import contextmanager
+import time
 
 import numpy as np
+import torch
 
+from utils.analysis_tool import errors_by_image, precision_recall
 from utils.cli_tool import say
 from utils.errors import UserError
-from utils.event_log import EventLog
-from utils.image_tool import inverse_normalize
+from utils.image_tool import inverse_normalize, resize, resized_size
+from utils.pace_tool import Pace, duration, memory_gb
 from utils.precision_tool import autocast
-from utils.vis_tool import Visualizer, visdom_bbox
-from utils.visdom_server import is_visdom
+from utils.vis_tool import visdom_bbox
+
+N_FOLLOWED = 4  # pictures in which one sees the detector learn
+N_WORST = 4  # pictures of the last evaluation with the most errors
+MAX_CURVES = 20  # classes in one window of curves: those of the least AP
+SIDE = 480  # pixels of the longest side of a followed picture
 
 
-@contextmanager
-def dashboard(env, port, enabled, label_names, run_dir, go_on_from=None):
-    """The `Visualizer` of a run, saved and closed at its end; what it records is kept in `run_dir`, see `EventLog`."""
-    vis = Visualizer(env, port, enabled=enabled, events=EventLog(run_dir, go_on_from))
-    if enabled and is_visdom(port):
-        say(f"dashboard: http://127.0.0.1:{port}/env/{vis.env}")
-    elif enabled:
-        say(f"dashboard: no visdom answers on port {port}; the run goes on, and shows there as soon as one does")
-    vis.text("<br>".join(label_names), win="labels")
-    try:
-        yield vis
-    finally:
-        vis.save()
-        vis.close()
+class Show:
+    """What a run's dashboard is told: at each look, and after each evaluation.
 
+    Args:
+        trainer: a `FasterRCNNTrainer`; its `vis` is told.
+        pace: what the loop's batches go through.
+        steps_per_epoch: to count epochs between two of them.
+        db: a `BboxDataset` of which some pictures are followed; None for none.
+        rois: of each of its pictures (P, 4) stored proposals, in place of the RPN's.
+        before: steps of the run before this loop's step 0: those of the schedule's earlier parts.
+    """
 
-def show(trainer, batch, step, bar):
-    """The mean losses since the last look go to the bar and the dashboard, with what the model sees in one image."""
-    losses = trainer.get_meter_data()
-    if not np.isfinite(losses["total_loss"]):
-        raise UserError(f"the loss is not finite near step {step}: lower --lr, or raise --warmup")
-    bar.set_postfix(loss=f"{losses['total_loss']:.3f}")
-    vis, model = trainer.vis, trainer.faster_rcnn
-    vis.at_step(step)
-    vis.plot_many(losses, x=step)
-    vis.text(rpn_table(trainer.rpn_cm.value()), win="rpn_cm")
-    vis.heatmap("roi_cm", trainer.roi_cm.value(), ["background", *model.label_names])
-    height, width = batch.sizes[0].tolist()
-    img = inverse_normalize(batch.imgs[0, :, :height, :width], model.input_mode)
-    vis.img("gt_img", visdom_bbox(img, batch.bboxes[0], batch.labels[0], None, model.label_names))
-    with autocast(model.device, trainer.amp):
+    def __init__(self, trainer, pace: Pace, steps_per_epoch: int, db=None, rois=None, before: int = 0):
+        self.trainer, self.pace, self.before = trainer, pace, before
+        self._steps_per_epoch = steps_per_epoch
+        self._db, self._rois = db, rois
+        n = 0 if db is None else min(N_FOLLOWED, len(db))
+        self._followed = np.linspace(0, len(db) - 1, n).round().astype(int).tolist() if n else []
+        self._follow_at = 0  # the next step at which: after each evaluation, and whenever the steps have doubled
+        self._best = None  # (mAP, epoch)
+        self._images_per_second = float("nan")  # at the last look
+
+    def look(self, batch, step: int, bar):
+        """The means since the last look go to the bar and the dashboard, with what the model sees in one image."""
+        trainer, vis, model = self.trainer, self.trainer.vis, self.trainer.faster_rcnn
+        losses, pace = trainer.get_meter_data(), self.pace.take()
+        if not np.isfinite(losses["total_loss"]):
+            raise UserError(f"the loss is not finite near step {step}: lower --lr, or raise --warmup")
+        bar.set_postfix(loss=f"{losses['total_loss']:.3f}")
+        with self.pace.aside():
+            x = self.before + step
+            vis.at_step(x)
+            vis.plot_many(losses, x)
+            vis.plot("learning_rate", trainer.learning_rate(trainer.epoch, step - 1), x)
+            vis.plot("images_per_second", pace["images_per_second"], x)
+            vis.plot_lines("step_time", {"step": pace["step"], "of it waiting for data": pace["waiting"]}, x)
+            vis.plot_lines("memory", memory_gb(model.device), x)
+            vis.plot_lines("rpn_recall", {f"IoU ≥ {iou}": part for iou, part in trainer.rpn_recall.items()}, x)
+            vis.plot_lines("sample_counts", sample_counts(trainer, pace["n_images"]), x)
+            vis.text(rpn_table(trainer.rpn_cm.value()), win="rpn_cm")
+            vis.heatmap("roi_cm", trainer.roi_cm.value(), ["background", *model.label_names])
+            self._images_per_second = pace["images_per_second"]
+            vis.text(self._progress(step), win="progress")
+            self._show_batch(batch)
+            if step >= self._follow_at:
+                self._follow(step)
+        trainer.reset_meters()
+
+    def result(self, evaluation, epoch: int, step: int, split: str):
+        """The mAP after `epoch` epochs goes to the terminal and the dashboard, with where the errors are."""
+        vis, voc = self.trainer.vis, evaluation.voc
+        vis.at_step(self.before + step)
+        vis.plot("test_map", voc.map07, x=epoch)
+        line = f"epoch {epoch}: mAP {voc.map07:.4f} (VOC07 11-point), {voc.map:.4f} (area)"
+        say(f"{line} on {split}")
+        vis.log(f"{line}, lr {self.trainer.learning_rate(epoch - 1, step):g}")
+        if self._best is None or voc.map07 > self._best[0]:
+            self._best = voc.map07, epoch
+        with self.pace.aside():
+            vis.text(self._progress(step), win="progress")
+            vis.bars("class_ap", voc.label_names, voc.ap07)
+            curves = precision_recall(*evaluation.columns)
+            known = [c for c in np.argsort(voc.ap, kind="stable").tolist() if curves.recall[c] is not None][:MAX_CURVES]
+            points = curves.to_json(100)["curves"]
+            recall, precision = ([points[c][axis] for c in known] for axis in ("recall", "precision"))
+            vis.curves("pr_curves", [f"{voc.label_names[c]} {voc.ap[c]:.2f}" for c in known], recall, precision)
+            self._show_worst(evaluation, curves.overall.score_thresh, epoch)
+            self._follow(step)
+
+    def _progress(self, step):
+        """HTML: how far it is, how fast, and when it will be done."""
+        epoch, n_epochs = step / self._steps_per_epoch, self.pace.n_steps / self._steps_per_epoch
+        left = self.pace.seconds_left(step) or 0.0
+        rows = {
+            "step": f"{step:,} of {self.pace.n_steps:,} ({step / self.pace.n_steps:.0%})",
+            "epoch": f"{epoch:.1f} of {n_epochs:.1f}",
+            "images / s": f"{self._images_per_second:.3g}",
+            "left": duration(left),
+            "done about": time.strftime("%a %H:%M", time.localtime(time.time() + left)),
+        }
+        if self._best is not None:
+            rows["best mAP"] = f"{self._best[0]:.4f} after epoch {self._best[1]}"
+        return table(rows.items())
+
+    def _show_batch(self, batch):
+        """The first image of the batch, with its true boxes, and with those that are found."""
+        trainer, vis, model = self.trainer, self.trainer.vis, self.trainer.faster_rcnn
+        height, width = batch.sizes[0].tolist()
         prepared = batch.imgs[:1, :, :height, :width]
-        rois = None if batch.rois is None else [batch.rois[0]]
-        detections = model.predict(prepared, [(height, width)], visualize=True, rois=rois)
-    vis.img("pred_img", visdom_bbox(img, *(column[0] for column in detections), model.detected_names))
-    trainer.reset_meters()
+        img = inverse_normalize(prepared[0], model.input_mode)
+        vis.img("gt_img", visdom_bbox(img, batch.bboxes[0], batch.labels[0], None, model.label_names))
+        with autocast(model.device, trainer.amp):
+            rois = None if batch.rois is None else [batch.rois[0]]
+            detections = model.predict(prepared, [(height, width)], visualize=True, rois=rois)
+        vis.img("pred_img", visdom_bbox(img, *(column[0] for column in detections), model.detected_names))
+
+    def _follow(self, step):
+        """The followed pictures as they are, beside what the model sees in them now."""
+        model = self.trainer.faster_rcnn
+        self._follow_at = 2 * step
+        for k, i in enumerate(self._followed, 1):
+            img, bbox, label, _ = self._db.get_example(i)
+            rois = None if self._rois is None else [self._rois[i]]
+            with autocast(model.device, self.trainer.amp):
+                found = model.predict([img], visualize=True, rois=rois)
+            picture = pair(img, (bbox, label), [column[0] for column in found], self._db.label_names, model)
+            self.trainer.vis.follow(f"followed_{k}", picture, f"step {self.before + step:,}")
+
+    def _show_worst(self, evaluation, score_thresh, epoch):
+        """The pictures with the most errors, at the threshold where F1 is best."""
+        model, found = self.trainer.faster_rcnn, evaluation.found
+        score_thresh = 0.0 if np.isnan(score_thresh) else score_thresh
+        missed, false = errors_by_image(*evaluation.columns, score_thresh=score_thresh)
+        for k, i in enumerate(np.argsort(-(missed + false), kind="stable")[:N_WORST].tolist(), 1):
+            img, *_ = self._db.get_example(i)
+            truth = [column[i] for column in evaluation.truth[:2]]
+            kept = found.scores[i] > score_thresh
+            shown = [column[i][kept] for column in found.columns]
+            caption = f"epoch {epoch}: {missed[i]} missed, {false[i]} false"
+            picture = pair(img, truth, shown, evaluation.voc.label_names, model)
+            self.trainer.vis.follow(f"worst_{k}", picture, caption)
 
 
-def show_result(trainer, result, epoch, step, split):
-    """The mAP after `epoch` epochs goes to the terminal and the dashboard."""
-    vis = trainer.vis
-    vis.at_step(step)
-    vis.plot("test_map", result.map07, x=epoch)
-    line = f"epoch {epoch}: mAP {result.map07:.4f} (VOC07 11-point), {result.map:.4f} (area)"
-    say(f"{line} on {split}")
-    vis.log(f"{line}, lr {trainer.learning_rate(epoch - 1, step):g}")
+def pair(img, truth, found, label_names, model):
+    """(3, H, W) float32, 0..1: a picture of at most `SIDE` px with its true boxes, and with those that are found."""
+    img = torch.as_tensor(img, dtype=torch.float32)
+    size = resized_size(img.shape[1:], SIDE, SIDE)
+    scale = np.tile([new / old for new, old in zip(size, img.shape[1:], strict=True)], 2).astype(np.float32)
+    img = resize(img, size)
+    left = visdom_bbox(img, truth[0] * scale, truth[1], None, label_names)
+    right = visdom_bbox(img, found[0] * scale, *found[1:], model.detected_names)
+    return np.concatenate([left, right], axis=2)
 
 
-def rpn_table(counts):
+def sample_counts(trainer, n_images: int) -> dict[str, float]:
+    """How many anchors and RoIs an image the two losses were of, by what they are."""
+    rpn, roi = trainer.rpn_cm.value().sum(axis=1), trainer.roi_cm.value().sum(axis=1)
+    counts = {"anchors: background": rpn[0], "anchors: foreground": rpn[1],
+              "RoIs: background": roi[0], "RoIs: foreground": roi[1:].sum()}  # fmt: skip
+    return {name: float(count) / max(n_images, 1) for name, count in counts.items()}
+
+
+def rpn_table(counts) -> str:
     """HTML of the RPN's confusion counts (2, 2): row = target, column = prediction."""
     names = ("background", "foreground")
-    rows = ((name, *(f"{int(n)}" for n in row)) for name, row in zip(names, counts, strict=True))
-    cells = ("".join(f"<td style='padding:4px 12px'>{cell}</td>" for cell in row) for row in (("", *names), *rows))
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>rows: target, columns: prediction"
+    rows = ((name, *(f"{int(n):,}" for n in row)) for name, row in zip(names, counts, strict=True))
+    return table([("", *names), *rows]) + "rows: target, columns: prediction"
+
+
+def table(rows) -> str:
+    """HTML of rows of texts."""
+    cells = (
+        "".join(f"<td style='padding:3px 10px'>{html.escape(str(cell), quote=False)}</td>" for cell in row)
+        for row in rows
+    )
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
 
 
 def enter_debugger(path, trainer, batch):

@@ -9,28 +9,12 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
-from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from utils.visdom_server import Link
+from utils.visdom_server import Link, Server
 
 PAUSE = 0.25  # seconds between two batches: an open page loses points of appends that come in a burst
-
-
-class Server(NamedTuple):
-    """Where a visdom server listens, and how long to wait for it."""
-
-    url: str = "http://127.0.0.1"  # with scheme, without port
-    port: int = 8097
-    timeout: float = 3.0  # seconds that it has for each answer
-    retry_every: float = 5.0  # seconds between two attempts in an outage
-
-    def address(self) -> str:
-        """Scheme, host and port, without the user and password that the URL may hold."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}:{self.port}"
 
 
 class Sender:
@@ -148,7 +132,7 @@ class Sender:
             if not self._pending():
                 return
         if self._link is None:
-            self._link = Link(self.server.url, self.server.port, self.env, self.server.timeout)
+            self._link = Link(self.server, self.env)
         with self._changed:
             windows = [(name, window) for name, window in self._windows.items() if window.pending]
             to_save = set(self._to_save)

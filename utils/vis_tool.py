@@ -18,8 +18,9 @@ from utils import array_tool as at
 from utils.draw_tool import draw_bboxes, visdom_bbox
 from utils.errors import UserError
 from utils.event_log import EventLog
-from utils.vis_sender import Sender, Server
+from utils.vis_sender import Sender
 from utils.vis_windows import Chart, History, Pane, Picture, style_of
+from utils.visdom_server import Server
 
 __all__ = ["Visualizer", "draw_bboxes", "visdom_bbox"]
 
@@ -34,7 +35,8 @@ class Visualizer:
 
     Args:
         env: name of the environment; a slash becomes an underscore, as visdom itself has it.
-        port, server: where visdom listens. A password in the address is never printed.
+        port, server: where visdom listens; or for the latter a `Server`, which says all about it. A password in the
+            address is never printed.
         enabled: with False nothing is sent; curves that are loaded are kept for the next checkpoint.
         timeout: seconds that the server has for each answer.
         retry_every: seconds between two attempts in an outage.
@@ -47,7 +49,7 @@ class Visualizer:
         self,
         env="faster-rcnn",
         port=8097,
-        server="http://127.0.0.1",
+        server: str | Server = "http://127.0.0.1",
         enabled=True,
         timeout=3.0,
         retry_every=5.0,
@@ -61,8 +63,9 @@ class Visualizer:
         self._windows: dict[str, Chart | Pane | History] = {}
         self._logs: dict[str, deque] = {}
         self._closing = False
-        url = server if "://" in server else f"http://{server}"
-        self._sender = Sender(self.env, Server(url, port, timeout, retry_every), self._windows, self._changed, notify)
+        if not isinstance(server, Server):
+            server = Server(server if "://" in server else f"http://{server}", port, timeout, retry_every)
+        self._sender = Sender(self.env, server, self._windows, self._changed, notify)
         self._enabled = bool(enabled)
         if self._enabled and importlib.util.find_spec("visdom") is None:
             self._enabled = False
@@ -272,6 +275,13 @@ class Visualizer:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error}); it is no picture of a run") from None
         self._add_picture(win, picture, caption)
+
+    def clear(self):
+        """Forget all windows; those on the server stay until something of their names is recorded again."""
+        if not self._idle():
+            with self._changed:
+                self._windows.clear()
+                self._logs.clear()
 
     def flush(self, timeout=5.0) -> bool:
         """Wait until all that was recorded has arrived, at most `timeout` seconds; whether it has."""

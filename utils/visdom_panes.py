@@ -18,6 +18,7 @@ MAX_TEXTED = 12  # classes of a matrix whose cells have room for a number
 # The newest line stays in view: a reversed column starts at its end; visdom's text window does not scroll by itself.
 LOG_STYLE = "position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
 MARGIN = {"l": 60, "r": 20, "t": 40, "b": 45}
+LEGEND = {"x": 1, "xanchor": "right", "y": 1, "bgcolor": "rgba(255,255,255,0.6)", "font": {"size": 10}}
 WHITE_TO_BLUE = [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]
 
 
@@ -148,7 +149,8 @@ def curves(win, content):
 def _layout(win, **parts):
     # The page's tool bar lies over the upper margin: the title stands at its lower edge.
     title = {"text": win, "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "font": {"size": 15}}
-    return {"title": title, "margin": MARGIN, "hovermode": "closest", "showlegend": False} | parts
+    look = {"title": title, "margin": MARGIN, "hovermode": "closest", "showlegend": False, "legend": LEGEND}
+    return look | parts
 
 
 def _axis_names(names, count):

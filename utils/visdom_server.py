@@ -1,6 +1,7 @@
 """What talks to a visdom server: is there one, start one, and a connection whose calls always end."""
 
 import errno
+import hashlib
 import http.client
 import json
 import logging
@@ -10,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -92,27 +94,62 @@ def _last_words(process, log_path, begin) -> str:
     return lines[-1] if lines else f"exit code {process.returncode}"
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where a visdom server listens, who asks there, and how long to wait for it."""
+
+    url: str = "http://127.0.0.1"  # with scheme, without port
+    port: int = 8097
+    timeout: float = 3.0  # seconds that it has for each answer
+    retry_every: float = 5.0  # seconds between two attempts in an outage
+    username: str | None = None  # for a server with a login
+    password: str | None = field(default=None, repr=False)
+
+    def address(self) -> str:
+        """Scheme, host and port, without the user and password that the URL may hold."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}:{self.port}"
+
+    def is_local(self) -> bool:
+        return urlsplit(self.url).hostname in LOOPBACK
+
+    def at(self, port: int) -> "Server":
+        return replace(self, port=port)
+
+
 class Link:
     """A connection to one visdom server, for one environment: every call ends within `timeout` seconds or so.
 
     Errors are OSErrors with a short text in which no address, and so no password, occurs.
 
     Args:
-        server (str): with scheme, without port.
-        port (int), env (str), timeout (float, seconds).
+        server: all but its `retry_every`.
+        env: the environment.
     """
 
-    def __init__(self, server, port, env, timeout):
-        host = urlsplit(server).hostname
+    def __init__(self, server: Server, env: str):
+        host = urlsplit(server.url).hostname
         # Held open: it breaks when the server's process ends, which tells a restarted server from the one we filled.
-        self._probe = socket.create_connection((host, port), timeout)
+        self._probe = socket.create_connection((host, server.port), server.timeout)
         self._probe.setblocking(False)
         try:
-            self._client, self._env = _client(server, port, env, timeout), env
+            self._client, self._env = _client(server, env), env
+            if server.username:
+                self._log_in(server)
             self._greet()
         except BaseException:
             self._probe.close()
             raise
+
+    def _log_in(self, server):
+        """As visdom's own client does it; its session keeps the cookie."""
+        secret = hashlib.sha256((server.password or "").encode()).hexdigest()
+        try:
+            self._client.session.post(
+                f"{server.url}:{server.port}", json={"username": server.username, "password": secret}
+            )
+        except ConnectionError as error:
+            raise ConnectionError("it refused the login") if "login" in str(error) else error from None
 
     def _greet(self):
         try:
@@ -171,19 +208,21 @@ class Link:
             raise ConnectionError("the server did not take a window")
 
 
-def _client(server, port, env, timeout):
-    """A visdom client that is built without a message, prints nothing and waits `timeout` seconds at most."""
+def _client(server, env):
+    """A visdom client that is built without a message, prints nothing and waits `server.timeout` seconds at most."""
     import visdom  # takes 2 s, and only the sender needs it
 
     logging.getLogger("visdom").setLevel(logging.CRITICAL)
     # With send=False the constructor does not post: its session has no timeout yet, and a hung server would hold it.
     client = visdom.Visdom(
-        server=server, port=port, env=env, send=False, raise_exceptions=True, use_incoming_socket=False
+        server=server.url, port=server.port, env=env, send=False, raise_exceptions=True, use_incoming_socket=False
     )
     client.send = True
     client.win_exists = lambda *_: True  # `send` has asked already; theirs prints when the server is gone
-    client.session.trust_env = urlsplit(server).hostname not in LOOPBACK  # no proxy can reach this machine's loopback
-    client.session.request = _bounded(client.session.request, timeout)
+    client.session.trust_env = (
+        urlsplit(server.url).hostname not in LOOPBACK
+    )  # no proxy can reach this machine's loopback
+    client.session.request = _bounded(client.session.request, server.timeout)
     return client
 
 
@@ -199,7 +238,7 @@ def _bounded(request, timeout):
         except requests.RequestException:
             raise ConnectionError("the connection broke") from None
         if answer.status_code == 400:
-            raise ConnectionError("it asks for a login; start it without -enable_login")
+            raise ConnectionError("it asks for a login: set VISDOM_USERNAME and VISDOM_PASSWORD")
         if not answer.ok:
             raise ConnectionError(f"HTTP status {answer.status_code}")
         return answer

@@ -130,7 +130,7 @@ def learns_saves_loads_and_evaluates(name, roi, tmp_path):
         assert (ours[0] == theirs[0]).all()
     bbox, label = model.predict([img], max_dets=1)[:2]  # as truth, what it is the surest of: it finds that at once
     loader = [(img, (120, 150), bbox[0], label[0], np.zeros(1, bool))]
-    assert evaluate_model(again, loader, raw=True).map == 1.0
+    assert evaluate_model(again, loader, raw=True).voc.map == 1.0
 
 
 @pytest.mark.parametrize(("name", "roi"), [("alexnet", "crop"), ("resnet18_c4", "align"), ("vgg_cnn_m_1024", "pool")])

@@ -27,7 +27,7 @@ def test_evaluate_scores_what_was_found():
     hit = ((0.0, 0.0, 10.0, 10.0), 0, 0.8)
     detector = Detector({1: [hit], 2: [((50.0, 50.0, 60.0, 60.0), 1, 0.9)], 3: [hit]})
     ticks = []
-    result = evaluate_model(detector, samples(), on_progress=ticks.append)
+    result = evaluate_model(detector, samples(), on_progress=ticks.append).voc
     assert tuple(result.label_names) == ("cat", "été")
     assert result.ap.tolist() == [1, 0]
     assert result.map07 == 0.5
@@ -40,13 +40,13 @@ def test_evaluate_scores_what_was_found():
 def test_evaluate_several_at_a_time(n_together, expected):
     detector = Detector({1: [((0.0, 0.0, 10.0, 10.0), 0, 0.8)]})
     ticks = []
-    result = evaluate_model(detector, samples(), on_progress=ticks.append, n_together=n_together)
-    assert result.ap.tolist() == evaluate_model(detector, samples()).ap.tolist()
+    result = evaluate_model(detector, samples(), on_progress=ticks.append, n_together=n_together).voc
+    assert result.ap.tolist() == evaluate_model(detector, samples()).voc.ap.tolist()
     assert ticks == expected
 
 
 def test_evaluate_without_detections():
-    result = evaluate_model(Detector({}), samples())
+    result = evaluate_model(Detector({}), samples()).voc
     assert result.map == 0
     assert result.n_det.tolist() == [0, 0]
 
@@ -62,7 +62,7 @@ def test_evaluate_keeps_no_picture():
                 del img
                 assert sum(ref() is not None for ref in alive) <= 2  # the consumer may still hold the last one
 
-    result = evaluate_model(Detector({}), many())
+    result = evaluate_model(Detector({}), many()).voc
     assert len(alive) == 60
     assert result.n_gt.sum() == 40
 
@@ -121,7 +121,7 @@ def test_evaluate_gives_each_image_its_own_rois():
 def test_an_rpn_is_judged_as_a_detector_of_one_class():
     detector = Detector({200: [(box, 0, score) for box, _, score in TWO]})
     detector.rpn_only, detector.detected_names = True, ("object",)
-    result = evaluate_model(detector, samples())
+    result = evaluate_model(detector, samples()).voc
     assert result.label_names == ("object",)
     assert result.n_gt.tolist() == [2]  # a cat and an été, and not the difficult one
 
