@@ -56,11 +56,41 @@ def style_of(win: str) -> Style:
 
 @dataclass(eq=False)
 class Series:
-    """One curve; y is None at a gap."""
+    """One curve; y is None at a gap. Of a long one every `stride`-th point is kept, with the newest ones."""
 
     x: list[float] = field(default_factory=list)
     y: list[float | None] = field(default_factory=list)
     next_x: float = 0.0
+    place: list[int] = field(default_factory=list)  # of each point, among all that ever came
+    stride: int = 1
+
+    def add(self, x, y):
+        self.place.append(self.place[-1] + 1 if self.place else 0)
+        self.x.append(x)
+        self.y.append(y)
+        self.next_x = x + 1
+
+    def thin(self, limit):
+        """Leave out points until there is room for a quarter of `limit`; the first and the newest stay.
+
+        The strides are powers of two, so that those of each are among those of the one before: the curve stays even.
+        """
+        while True:
+            kept = [i for i, place in enumerate(self.place[:-1]) if place % self.stride == 0] + [len(self.x) - 1]
+            if len(kept) <= 0.75 * limit:
+                break
+            self.stride *= 2
+        self.x, self.y, self.place = ([column[i] for i in kept] for column in (self.x, self.y, self.place))
+
+    def state_dict(self) -> dict:
+        state = {"x": [*self.x], "y": [*self.y], "next_x": self.next_x}
+        return state | ({"place": [*self.place], "stride": self.stride} if self.stride > 1 else {})
+
+    @classmethod
+    def from_state(cls, state) -> "Series":
+        x = [*state.get("x", ())]
+        place = [*state.get("place", range(len(x)))]
+        return cls(x, [*state.get("y", ())], state["next_x"], place, state.get("stride", 1))
 
 
 @dataclass(eq=False)
@@ -77,9 +107,7 @@ class Chart:
         new = line not in self.series
         series = self.series.setdefault(line, Series())
         x = series.next_x if x is None else x
-        series.x.append(x)
-        series.y.append(y)
-        series.next_x = x + 1
+        series.add(x, y)
         self._thin()
         if new or len(series.y) == MARKED_POINTS + 1:
             self.forget()  # sent anew, with the new one, or without marks
@@ -87,12 +115,10 @@ class Chart:
 
     def _thin(self):
         n_traces = len(self.series) * (1 + self.style.smooth)
-        limit = max(MAX_POINTS // n_traces, 100) // 2 * 2
+        limit = max(MAX_POINTS // n_traces, 100)
         for series in self.series.values():
-            while len(series.y) > limit:
-                if len(series.y) % 2 == 0:  # so that the newest stays, and the first
-                    del series.x[-2], series.y[-2]
-                del series.x[1::2], series.y[1::2]
+            if len(series.y) > limit:
+                series.thin(limit)
                 self.forget()
 
     @property
@@ -117,14 +143,13 @@ class Chart:
             self.sent = counts
 
     def state_dict(self) -> dict:
-        lines = {name: {"x": [*s.x], "y": [*s.y], "next_x": s.next_x} for name, s in self.series.items()}
+        lines = {name: series.state_dict() for name, series in self.series.items()}
         return lines[""] if lines.keys() == {""} else {"lines": lines}
 
     @classmethod
     def from_state(cls, win, state) -> "Chart":
         lines = state.get("lines", {"": state})
-        series = {name: Series([*i.get("x", ())], [*i.get("y", ())], i["next_x"]) for name, i in lines.items()}
-        return cls(style_of(win), series)
+        return cls(style_of(win), {name: Series.from_state(line) for name, line in lines.items()})
 
 
 @dataclass(eq=False)

@@ -16,7 +16,9 @@ BEST = " (best)"
 MEMORY = 0.9  # of the moving average: a point counts a tenth, some twenty before it count
 MAX_TEXTED = 12  # classes of a matrix whose cells have room for a number
 # The newest line stays in view: a reversed column starts at its end; visdom's text window does not scroll by itself.
-LOG_STYLE = "position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
+LOG_STYLE = (
+    "font-size:12px;position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
+)
 MARGIN = {"l": 60, "r": 20, "t": 40, "b": 45}
 LEGEND = {"x": 1, "xanchor": "right", "y": 1, "bgcolor": "rgba(255,255,255,0.6)", "font": {"size": 10}}
 WHITE_TO_BLUE = [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]
@@ -70,7 +72,7 @@ def _best(k, name, x, y):
     value, minus_i = max(known)
     marker = {"symbol": "star", "size": 14, "color": PALETTE[k % len(PALETTE)]}
     star = {"type": "scatter", "mode": "markers+text", "marker": marker, "name": name + BEST, "showlegend": False}
-    return {**star, "x": [x[-minus_i]], "y": [value], "text": [f"best {value:.4f}"], "textposition": "bottom center"}
+    return {**star, "x": [x[-minus_i]], "y": [value], "text": [f"best {value:.4f}"], "textposition": "bottom left"}
 
 
 def img(win, picture):
