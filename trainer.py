@@ -217,7 +217,7 @@ class FasterRCNNTrainer(nn.Module):
     @torch.no_grad()
     def _count_found(self, rois, n_rois, bboxes):
         """Count the true boxes that some proposal meets with each of `RECALL_IOUS`, and all of them."""
-        plus_one = self.proposal_target_creator.plus_one
+        plus_one = self.faster_rcnn.convention.plus_one
         for roi, n_roi, bbox in zip(rois, n_rois, bboxes, strict=True):
             if len(roi) and len(bbox):
                 iou = bbox_iou(*(pixel_edges(boxes.float(), plus_one) for boxes in (roi, bbox)))  # (P, R)

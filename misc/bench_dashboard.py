@@ -46,9 +46,7 @@ N_CLASSES = 20
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny", help="a name of train.py's --model")
-    parser.add_argument(
-        "--min-size", type=at_least_one, default=128, help="pixels of the short side; the long: 5/3 of it"
-    )
+    parser.add_argument("--min-size", type=at_least_one, default=128, help="pixels of the short side")
     parser.add_argument("--batch-size", type=at_least_one, default=1, help="images a step")
     parser.add_argument("--steps", type=at_least_one, default=5, help="between two looks")
     parser.add_argument("--rounds", type=at_least_one, default=10, help="looks in each state")
@@ -158,7 +156,7 @@ def report(args, rows):
         f"{args.model} at {args.min_size} px, {args.batch_size} image(s) a step, on {args.device}; medians of "
         f"{args.rounds} rounds. Per cent: of {PLOT_EVERY} steps.",
         "",
-        "| server | step, ms | look, ms of the caller | % | ms of the processor, all threads | % | prediction apart, ms |",
+        "| server | step, ms | look, ms of the caller | % | of the processor, all threads | % | prediction apart, ms |",
         "|---|---|---|---|---|---|---|",
     ]
     for state, measured in rows.items():

@@ -61,7 +61,7 @@ class Show:
             vis.plot_lines("rpn_recall", {f"IoU ≥ {iou}": part for iou, part in trainer.rpn_recall.items()}, x)
             vis.plot_lines("sample_counts", sample_counts(trainer, pace["n_images"]), x)
             vis.text(rpn_table(trainer.rpn_cm.value()), win="rpn_cm")
-            vis.heatmap("roi_cm", trainer.roi_cm.value(), ["background", *model.label_names])
+            vis.heatmap("roi_cm", trainer.roi_cm.value(), ["background", *(model.label_names or ())])
             self._images_per_second = pace["images_per_second"]
             vis.text(self._progress(step), win="progress")
             self._show_batch(batch)

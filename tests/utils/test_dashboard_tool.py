@@ -1,0 +1,253 @@
+"""utils/dashboard_tool.py: a server for a run, and runs that come back."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.running_visdom import Page, free_port, running_server, wait_for
+from utils import dashboard_tool
+from utils.config import Config
+from utils.dashboard_tool import about, dashboard, from_environment, run_names, server_from, serving, show_runs
+from utils.errors import UserError
+from utils.event_log import EventLog, read_events
+from utils.visdom_server import START, Server, is_visdom, port_in_use
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(dashboard_tool, "say", lambda line, file=None: lines.append(line))
+    return lines
+
+
+# A server
+
+
+def test_auto_starts_one_for_the_block(here, said):
+    port = free_port()
+    with serving("auto", Server(port=port)) as (server, started):
+        assert started
+        assert server.port == port
+        assert is_visdom(port)
+    assert not is_visdom(port)
+    assert f"http://127.0.0.1:{port}" in said[0]
+    assert (here / "runs/visdom.log").exists()
+
+
+def test_keep_leaves_it_running_and_auto_takes_one_that_answers(here, said):
+    port = free_port()
+    with serving("keep", Server(port=port)) as (_, started):
+        assert started
+    with serving("auto", Server(port=port)) as (_, started):
+        assert not started
+    assert is_visdom(port)  # nobody ends what it did not start
+    psutil = pytest.importorskip("psutil")
+    for process in psutil.process_iter(["cmdline"]):
+        if str(port) in (process.info["cmdline"] or ()) and "visdom" in " ".join(process.info["cmdline"]):
+            process.kill()
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_on_and_off_start_none(mode, here, said):
+    port = free_port()
+    with serving(mode, Server(port=port)) as (_, started):
+        assert not started
+    assert not port_in_use(port)
+    assert len(said) == (mode == "on")
+
+
+def test_no_server_is_started_for_another_machine(here, said):
+    with serving("auto", Server("http://visdom.invalid", port=free_port())) as (_, started):
+        assert not started
+    assert "visdom.invalid" in said[0]
+
+
+def test_a_port_that_another_program_has_is_left_to_it(here, said):
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        with serving("auto", Server(port=taken)) as (server, started):
+            assert started
+            assert server.port > taken
+
+
+def test_a_server_that_does_not_start_is_a_warning(here, said, monkeypatch):
+    def fail(*_):
+        raise UserError("visdom did not start")
+
+    monkeypatch.setattr(dashboard_tool, "start_server", fail)
+    with serving("auto", Server(port=free_port())) as (_, started):
+        assert not started
+    assert "visdom did not start; the run goes on" in said[0]
+
+
+# Options
+
+
+def test_options_from_the_environment(monkeypatch):
+    for name, value in {"VISDOM": "off", "VISDOM_PORT": "9000", "VISDOM_SERVER": "http://far"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("VISDOM_USERNAME", "me")
+    monkeypatch.setenv("VISDOM_PASSWORD", "s3cret")
+    assert from_environment({"visdom-server": "http://near"}) == {"visdom": "off", "port": "9000"}
+    config = Config().parse(from_environment({}))
+    server = server_from(config)
+    assert (server.url, server.port, server.username, server.password) == ("http://far", 9000, "me", "s3cret")
+    assert "s3cret" not in repr(server)
+    assert "s3cret" not in str(config.state_dict())
+    assert config.visdom == "off"
+
+
+def test_a_password_in_the_address_is_refused():
+    with pytest.raises(UserError, match="VISDOM_PASSWORD") as refused:
+        Config().parse({"visdom_server": "http://me:s3cret@far"})
+    assert "s3cret" not in str(refused.value)
+
+
+def test_what_a_run_is_about(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "train", "--name=a b"])
+    told = about(Config().parse({"lr": 0.5, "name": "a b"}))
+    assert told["command"] == "python train.py train '--name=a b'"
+    assert told["--lr"] == 0.5
+    assert "--epoch" not in told
+
+
+# A run, and runs that come back
+
+
+def record(folder, first, last, offset=0.0, **kwargs):
+    with EventLog(folder, **kwargs) as log:
+        for log.step in range(first, last):
+            log.add("total_loss", "point", x=log.step, y=log.step + offset)
+        log.add("labels", "text", text="cat")
+        log.add("class_ap", "bars", names=["cat"], values=[0.5])
+        log.add("pr_curves", "curves", names=["cat"], x=[[0, 1]], y=[[1, 0.5]])
+        log.add("roi_cm", "heatmap", matrix=[[1, 0], [0, 2]], names=["background", "cat"])
+
+
+def test_a_run_that_goes_on_goes_on_in_its_curves(server, here, said):
+    place = Server(port=server[0])
+    with dashboard("goes_on", "on", place, ["cat"], "runs/a", {"lr": 1}) as vis:
+        for step in (1, 2, 3):
+            vis.at_step(step)
+            vis.plot("total_loss", 10 - step, x=step)
+            vis.follow("followed_1", np.zeros((3, 8, 9)), f"step {step}")
+    with dashboard("goes_on", "on", place, ["cat"], "runs/a", {"lr": 1}, go_on_from=2) as vis:
+        vis.at_step(3)
+        vis.plot("total_loss", 0.5, x=3)
+        vis.follow("followed_1", np.zeros((3, 8, 9)), "again")
+    points = [(event["x"], event["y"]) for event in read_events("runs/a") if event["kind"] == "point"]
+    assert points == [(1, 9), (2, 8), (3, 0.5)]
+    page = Page(server[0], "goes_on")
+    assert page.series("total_loss") == ([1, 2, 3], [9, 8, 0.5])
+    assert [frame["caption"] for frame in page.window("followed_1")["content"]] == ["step 1", "step 2", "again"]
+
+
+def test_a_run_that_is_stopped_says_so(here, said):
+    with pytest.raises(KeyboardInterrupt), dashboard("e", "off", Server(), ["<cat>"], "runs/a", {}):
+        raise KeyboardInterrupt
+    events = [*read_events("runs/a")]
+    assert events[-1]["why"] == "stopped"
+    assert "&lt;cat&gt;" in next(event["text"] for event in events if event["win"] == "labels")
+
+
+def test_several_runs_stand_over_each_other(server, here, said):
+    record("runs/a", 0, 5)
+    record("runs/b", 0, 7, offset=100.0)
+    show_runs(["runs/a", "runs/b"], None, "on", Server(port=server[0]))
+    page = Page(server[0], "a+b")
+    assert page.series("total_loss", "a") == ([0, 1, 2, 3, 4],) * 2
+    assert page.series("total_loss", "b")[1] == [100.0 + step for step in range(7)]
+    assert page.has("a: labels")
+    assert page.has("b: labels")
+    assert page.window("b: roi_cm")["content"]["data"][0]["customdata"] == [[1, 0], [0, 2]]
+
+
+def test_a_run_is_followed_while_it_goes_on_and_from_its_checkpoint_again(server, here, said, monkeypatch):
+    monkeypatch.setattr(dashboard_tool, "LOOK_EVERY", 0.05)
+    page = Page(server[0], "live")
+    log = EventLog("runs/live")
+    log.add("total_loss", "point", x=0, y=5)
+    watcher = threading.Thread(target=show_runs, args=(["runs/live"], None, "on", Server(port=server[0])))
+    watcher.start()
+    wait_for(lambda: page.has("total_loss") and page.series("total_loss") == ([0], [5]))
+    log.step = 40
+    log.add("total_loss", "point", x=40, y=4)
+    wait_for(lambda: page.series("total_loss") == ([0, 40], [5, 4]))
+    again = EventLog("runs/live", go_on_from=0)  # killed without a word, and started again
+    again.step = 40
+    again.add("total_loss", "point", x=40, y=3)
+    wait_for(lambda: page.series("total_loss") == ([0, 40], [5, 3]))
+    again.close()
+    watcher.join(60)
+    assert not watcher.is_alive()
+    log.close()
+
+
+def test_names_of_runs():
+    assert run_names(["runs/a", "runs/b/"]) == ["a", "b"]
+    assert run_names(["x/a", "y/a"]) == ["x/a", "y/a"]
+
+
+def test_no_such_run(here):
+    with pytest.raises(UserError, match=r"runs/no/events\.jsonl: no such file"):
+        show_runs(["runs/no"], None, "on", Server(port=free_port()))
+
+
+def test_the_command_serves_a_run_until_ctrl_c(tmp_path):
+    record(tmp_path / "runs/a", 0, 5)
+    port = free_port()
+    words = [sys.executable, ROOT / "train.py", "dashboard", "--run=runs/a", f"--port={port}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VISDOM")}
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               env=environment)  # fmt: skip
+    lines = iter(process.stdout.readline, "")
+    output = ""
+    while "Ctrl-C ends the server" not in output:
+        output += next(lines)
+    assert Page(port, "a").series("total_loss")[1] == [0, 1, 2, 3, 4]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert not is_visdom(port)
+    assert f"http://127.0.0.1:{port}/env/a" in output
+
+
+def test_a_server_with_a_login(tmp_path, monkeypatch, said):
+    """Without the password nothing is shown, and the run is told why; with it all arrives."""
+    for name, value in {"USERNAME": "me", "PASSWORD": "s3cret", "COOKIE": "any", "USE_ENV_CREDENTIALS": "1"}.items():
+        monkeypatch.setenv(f"VISDOM_{name}", value)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where it keeps the secret of its cookies
+    monkeypatch.setattr("utils.visdom_server.START", LOGIN)
+    record(tmp_path / "runs/a", 0, 3)
+    with running_server(tmp_path / "server") as (port, _):
+        config = Config().parse({"port": port, "visdom": "on"})
+        notes = []
+        for password, arrives in (("wrong", False), (None, False), ("s3cret", True)):
+            server = Server(port=port, username="me" if password else None, password=password)
+            vis = dashboard_tool.Visualizer("login", server=server, notify=notes.append)
+            vis.plot("loss", 1.0)
+            assert vis.flush(10) == arrives
+            vis.close(0)
+        assert [note.count("login") for note in notes] == [1, 1]
+        assert "s3cret" not in str(notes)
+        show_runs([tmp_path / "runs/a"], "shown", "on", server_from(config))
+
+
+LOGIN = "import sys; sys.argv += ['-enable_login', '-force_new_cookie']; " + START

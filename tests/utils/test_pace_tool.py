@@ -1,0 +1,78 @@
+"""utils/pace_tool.py, with a clock that the test turns."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from utils import pace_tool
+from utils.pace_tool import Pace, duration, memory_gb
+
+
+class Clock:
+    now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(pace_tool, "time", clock)
+    return clock
+
+
+def loader(clock, n, seconds, images=2):
+    for _ in range(n):
+        clock.now += seconds
+        yield SimpleNamespace(sizes=[None] * images)
+
+
+def test_where_the_time_goes(clock):
+    pace = Pace(n_steps=100)
+    assert pace.seconds_left(0) is None
+    for _ in pace.waiting(loader(clock, 4, seconds=0.5)):
+        clock.now += 1.5
+        with pace.aside():
+            clock.now += 10  # a look
+    taken = pace.take()
+    assert taken == pytest.approx({"images_per_second": 1.0, "step": 2000, "waiting": 500, "n_images": 8})
+    assert pace.seconds_left(4) == pytest.approx(96 * 2)
+
+
+def test_a_loop_that_is_left_early_counts_its_last_batch(clock):
+    pace = Pace(n_steps=3)
+    for k, _ in enumerate(pace.waiting(loader(clock, 9, seconds=1.0)), 1):
+        if k == 3:
+            break
+    assert pace.take()["n_images"] == 6
+
+
+def test_the_end_is_foretold_by_what_was_seen_lately_and_with_evaluations(clock):
+    pace = Pace(n_steps=100, n_evaluations=3)
+    for seconds in (1.0, 2.0):
+        for _ in pace.waiting(loader(clock, 10, seconds)):
+            pass
+        pace.take()
+    assert pace.seconds_left(20) == pytest.approx(80 * (0.8 * 1.0 + 0.2 * 2.0))
+    with pace.aside(evaluation=True):
+        clock.now += 30
+    assert pace.seconds_left(20) == pytest.approx(80 * 1.2 + 2 * 30)
+    for _ in range(3):
+        with pace.aside(evaluation=True):
+            clock.now += 30
+    assert pace.seconds_left(100) == 0
+
+
+def test_memory_is_what_the_process_holds():
+    before = memory_gb(torch.device("cpu"))["this process"]
+    held = torch.ones(50_000_000)  # 0.2 GB
+    after = memory_gb(torch.device("cpu"))["this process"]
+    assert 0.15 < after - before < 0.4
+    del held
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3599.4, "59:59"), (3723, "1:02:03")])
+def test_durations(seconds, shown):
+    assert duration(seconds) == shown
