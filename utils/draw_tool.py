@@ -86,9 +86,9 @@ def draw_many(img, bbox, *, score=None, target=None, truth=None, caption=None, e
 
     Args:
         img, bbox, enlarge_to: as of `draw_bboxes`.
-        score (array or tensor, optional): (R,) from dark violet, the least of them, to yellow, the best, on top.
+        score (array or tensor, optional): (R,) from faint violet, 0 or the least, to yellow, 1 or the most, on top.
         target (array or tensor, optional): (R,) positive (> 0) in yellow on top, negative (0) in blue, and what takes
-            no part (< 0) in grey at the bottom.
+            no part (< 0) in grey at the bottom; the more there are of the latter two, the fainter they are.
         truth (array or tensor, optional): (R', 4) true boxes, in white on top of all.
         caption: a line over the picture, or None.
 
@@ -207,18 +207,26 @@ def _under(text, drawn):
 
 
 def _ranked(n, score, target):
-    """Of each of n boxes: what is drawn later has more, and its colour."""
+    """Of each of n boxes: what is drawn later has more; its colour with opacity, 0..255."""
     if score is not None and target is not None:
         raise ValueError("boxes are coloured by score or by target; give one of them")
     given = score if target is None else target
     if given is None:
-        return np.zeros(n), [(*POSITIVE, 160)] * n
+        return np.zeros(n), [(*POSITIVE, _opacity(n))] * n
     rank = np.nan_to_num(at.tonumpy(given).reshape(-1).astype(np.float64))
     if len(rank) != n:
         raise ValueError(f"{n} boxes, {len(rank)} scores or targets: one per box is needed")
     if target is not None:
-        colors = {-1: (*UNUSED, 60), 0: (*NEGATIVE, 160), 1: (*POSITIVE, 255)}
         rank = np.sign(rank).astype(int)
+        counts = {k: int((rank == k).sum()) for k in (-1, 0)}
+        colors = {-1: (*UNUSED, _opacity(3 * counts[-1])), 0: (*NEGATIVE, _opacity(counts[0])), 1: (*POSITIVE, 255)}
         return rank, [colors[k] for k in rank.tolist()]
-    shares = (rank - rank.min(initial=np.inf)) / max(np.ptp(rank), 1e-12) if n else rank
-    return rank, [(*(LOW + share * (HIGH - LOW)).round().astype(int).tolist(), 200) for share in shares]
+    low, high = min(rank.min(initial=0), 0), max(rank.max(initial=1), 1)
+    shares = (rank - low) / (high - low)
+    return rank, [(*(LOW + share * (HIGH - LOW)).round().astype(int).tolist(), 60 + int(195 * share**2))
+                  for share in shares]  # fmt: skip
+
+
+def _opacity(n):
+    """Of each of n boxes: the more there are, the fainter, or the picture would be lost under them."""
+    return int(np.clip(10_000 / max(n, 1), 12, 160))

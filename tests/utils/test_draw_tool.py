@@ -106,9 +106,9 @@ def has(drawn, colour):
 @pytest.mark.parametrize("size", [120, 500, 6000])
 def test_a_small_box_is_seen_beside_its_name_at_any_size(size):
     """At a border, in a corner, in the middle: of what is inside the box nothing is hidden."""
-    side = max(16, size // 40)
-    img = np.full((3, size, size), 90, np.uint8)
-    for y, x in ((0, 0), (0, size - side), (size - side, 0), (size // 2, size // 2), (size // 2, size - side)):
+    side, height = max(16, size // 40), max(120, size // 4)
+    img = np.full((3, height, size), 90, np.uint8)
+    for y, x in ((0, 0), (0, size - side), (height - side, 0), (height // 2, size // 2), (height // 2, size - side)):
         drawn = draw_bboxes(img, box(y, x, y + side, x + side), [0], [0.87], ["dog"])
         inside = drawn[y + side // 3 : y + 2 * side // 3, x + side // 3 : x + 2 * side // 3]
         assert (inside == 90).all(), (y, x)
@@ -170,8 +170,13 @@ def test_many_boxes_show_what_they_are_for():
     ranked = draw_many(img, bbox[:2], score=torch.tensor([-3.0, 7.0]))[100, 20].astype(int)
     assert ranked[0] > ranked[2] + 60  # the better one is yellow, and on top
     assert (draw_many(img, bbox[:2], score=[7, -3])[100, 20] == ranked).all()
+    half = draw_many(img, bbox[:1], score=[0.5])[100, 20].astype(int)  # probabilities: whatever the others have
+    assert ranked[0] > half[0] + 40
+    assert (draw_many(img, bbox[1:], score=[0.0, 0.5])[100, 20] > half - 30).all()
     assert (draw_many(img, bbox, truth=box(40, 40, 90, 90))[60, 40] == 255).all()
     assert draw_many(img, np.zeros((0, 4)), score=[], caption="none").shape[0] > 200
+    crowd = draw_many(img, np.repeat(bbox[:1], 3000, axis=0) + np.arange(3000)[:, None] % 20, target=[-1] * 3000)
+    assert crowd[100, 60].max() < 120  # under three thousand that take no part the picture is still seen
     for wrong in ({"score": [1, 2]}, {"target": [1]}, {"score": [1, 2, 3], "target": [1, 2, 3]}):
         with pytest.raises(ValueError):
             draw_many(img, bbox, **wrong)
