@@ -4,6 +4,7 @@ What can't be run here is in NOT_RUN with its reason, and its options are read a
 neither way right fails.
 """
 
+import json
 import os
 import re
 import shlex
@@ -46,6 +47,21 @@ SHORT = {
     "models": {"model": "tiny"},
     "misc/make_toy_voc.py": {"out": "another", "n-train": 2, "n-val": 1},
 }
+# Runs programs in turn, each in a process of its own that has the packages already: to load them anew takes longer
+# than all else that a short command does.
+IN_TURN = """
+import json, os, runpy, sys
+sys.path.insert(0, os.getcwd())
+import train
+for words in json.load(sys.stdin):
+    print("$", *words, flush=True)
+    if os.fork() == 0:
+        sys.argv = words[1:]
+        runpy.run_path(words[1], run_name="__main__")
+        sys.exit()
+    if code := os.waitstatus_to_exitcode(os.wait()[1]):
+        sys.exit(f"exit code {code}")
+"""
 
 
 def commands_of(text):
@@ -96,14 +112,10 @@ def fresh_copy(folder):
     return folder
 
 
-def run_all(folder, words_of):
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for command in TO_RUN:
-        words = words_of(command)
-        if words[1:3] == ["train.py", "train"] and "--help" not in words:
-            words.append("--visdom=False")  # no server is to be started, nor to be met
-        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+def words_to_run(words_of):
+    """Of each command its words; no server is to be started, nor to be met."""
+    trains = {command: command.startswith("python train.py train ") and "--help" not in command for command in TO_RUN}
+    return [[*words_of(command), *(["--visdom=False"] if trains[command] else [])] for command in TO_RUN]
 
 
 def test_each_command_does_what_it_shall(tmp_path):
@@ -114,14 +126,20 @@ def test_each_command_does_what_it_shall(tmp_path):
         if "000006" < path.stem < "000401":
             path.unlink()
     (home / "toy_voc/ImageSets/Main/train.txt").write_text("".join(f"00000{k}\n" for k in range(1, 7)))
-    run_all(home, shortened)
+    commands = json.dumps(words_to_run(shortened))
+    done = subprocess.run([sys.executable, "-c", IN_TURN], cwd=home, input=commands, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+    assert done.stdout.count("$ python") == len(TO_RUN)
 
 
 @pytest.mark.slow
 def test_each_command_as_it_stands(tmp_path):
     home = fresh_copy(tmp_path)
     make_toy_voc(home / "toy_voc", n_train=800, n_val=100)  # as `make demo` does
-    run_all(home, shlex.split)
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for words in words_to_run(shlex.split):
+        done = subprocess.run(words, cwd=home, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS_SHOWN))
