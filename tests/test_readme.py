@@ -62,18 +62,26 @@ for words in json.load(sys.stdin):
     if code := os.waitstatus_to_exitcode(os.wait()[1]):
         sys.exit(f"exit code {code}")
 """
+SHOWN = re.compile(r"^ *```sh\n(.*?)^ *```|`((?:python|make) [^`]+)`", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 
 
 def commands_of(text):
     """The commands of a page in its order: lines of its sh blocks, and what it has of python and make between `…`."""
     found = []
-    for block, inline in re.findall(r"^```sh\n(.*?)^```|`((?:python|make) [^`]+)`", text, re.DOTALL | re.MULTILINE):
+    for block, inline in SHOWN.findall(text):
         lines = re.sub(r"\\\n\s*", " ", block).splitlines() or [" ".join(inline.split())]
         found += [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
     return found
 
 
-COMMANDS_SHOWN = [command for page in PAGES for command in commands_of((ROOT / page).read_text("utf-8"))]
+TEXTS = {page: (ROOT / page).read_text("utf-8") for page in PAGES}
+COMMANDS_SHOWN = [command for text in TEXTS.values() for command in commands_of(text)]
+SNIPPETS = [
+    snippet
+    for text in TEXTS.values()
+    for snippet in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+]
 
 
 def reason_not_to_run(command):
@@ -101,7 +109,7 @@ def shortened(command):
 
 
 def fresh_copy(folder):
-    """The files under version control, as they are now."""
+    """The files under version control, as they are now, and the pages' Python."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip(f"the files under version control are not known: {listed.stderr.strip()}")
@@ -109,13 +117,16 @@ def fresh_copy(folder):
         if name and (ROOT / name).is_file() and not name.startswith("tests/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    for k, snippet in enumerate(SNIPPETS):
+        (folder / f"snippet{k}.py").write_text(snippet, "utf-8")
     return folder
 
 
 def words_to_run(words_of):
-    """Of each command its words; no server is to be started, nor to be met."""
+    """Of each command its words, and the pages' Python last; no server is to be started, nor to be met."""
     trains = {command: command.startswith("python train.py train ") and "--help" not in command for command in TO_RUN}
-    return [[*words_of(command), *(["--visdom=False"] if trains[command] else [])] for command in TO_RUN]
+    commands = [[*words_of(command), *(["--visdom=False"] if trains[command] else [])] for command in TO_RUN]
+    return [*commands, *(["python", f"snippet{k}.py"] for k in range(len(SNIPPETS)))]
 
 
 def test_each_command_does_what_it_shall(tmp_path):
@@ -129,7 +140,7 @@ def test_each_command_does_what_it_shall(tmp_path):
     commands = json.dumps(words_to_run(shortened))
     done = subprocess.run([sys.executable, "-c", IN_TURN], cwd=home, input=commands, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
-    assert done.stdout.count("$ python") == len(TO_RUN)
+    assert done.stdout.count("$ python") == len(TO_RUN) + len(SNIPPETS)
 
 
 @pytest.mark.slow
@@ -159,7 +170,7 @@ def test_a_command_has_no_option_that_there_is_not(command):
 @pytest.mark.parametrize("page", PAGES)
 def test_options_between_the_lines_are_there(page):
     """`--name=value` and `--name` that stand alone in the text: of a command, or of a program in misc/."""
-    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = FENCED.sub("", TEXTS[page])
     programs = "".join(path.read_text("utf-8") for path in (ROOT / "misc").glob("*.py"))
     for span in re.findall(r"`(--[a-z][^`]*)`", text):
         given = options_of(shlex.split(span))
@@ -167,6 +178,12 @@ def test_options_between_the_lines_are_there(page):
         assert all(f'"--{name}"' in programs for name in given.keys() - known), f"`{span}`: there is no such option"
         said = {name: value for name, value in known.items() if f"--{name}=" in span}
         Config().parse({name: value for name, value in said.items() if not re.fullmatch("[A-Z_]+", value)})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_command_is_hidden_in_another_form(page):
+    """All are in blocks that say sh, or between `…`: else they would not be run."""
+    assert not re.findall(r"python (?:train\.py|misc/|-m ).*", SHOWN.sub("", TEXTS[page]))
 
 
 def test_what_is_not_run_is_still_shown():

@@ -84,6 +84,8 @@ def draw_pair(img, truth, found, label_names=None, *, enlarge_to=0, captions=("t
 def draw_many(img, bbox, *, score=None, target=None, truth=None, caption=None, enlarge_to=0) -> np.ndarray:
     """Many boxes without names, in thin lines: anchors or proposals, coloured by what is known of them.
 
+    The picture is darkened under them, so that each colour is seen on any ground.
+
     Args:
         img, bbox, enlarge_to: as of `draw_bboxes`.
         score (array or tensor, optional): (R,) from faint violet, 0 or the least, to yellow, 1 or the most, on top.
@@ -101,6 +103,7 @@ def draw_many(img, bbox, *, score=None, target=None, truth=None, caption=None, e
     picture, factor = _enlarged(img, enlarge_to)
     bbox = _rows(bbox)
     rank, colors = _ranked(len(bbox), score, target)
+    picture = Image.blend(picture, Image.new("RGB", picture.size), 0.5)
     draw = ImageDraw.Draw(picture, "RGBA")
     width = max(1, round(max(picture.size) / 600))
     for i in np.argsort(rank, kind="stable"):

@@ -175,6 +175,8 @@ def test_many_boxes_show_what_they_are_for():
     assert (draw_many(img, bbox[1:], score=[0.0, 0.5])[100, 20] > half - 30).all()
     assert (draw_many(img, bbox, truth=box(40, 40, 90, 90))[60, 40] == 255).all()
     assert draw_many(img, np.zeros((0, 4)), score=[], caption="none").shape[0] > 200
+    bright = draw_many(np.full((3, 200, 200), 255, np.uint8), bbox[:1], target=[1], truth=box(40, 40, 90, 90))
+    assert all(np.abs(bright[y, x].astype(int) - bright[5, 5]).sum() > 100 for y, x in ((100, 20), (60, 40)))
     crowd = draw_many(img, np.repeat(bbox[:1], 3000, axis=0) + np.arange(3000)[:, None] % 20, target=[-1] * 3000)
     assert crowd[100, 60].max() < 120  # under three thousand that take no part the picture is still seen
     for wrong in ({"score": [1, 2]}, {"target": [1]}, {"score": [1, 2, 3], "target": [1, 2, 3]}):
