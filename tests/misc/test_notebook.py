@@ -65,8 +65,6 @@ def test_it_learns(tmp_path):
     assert float(re.search(r"mAP ([\d.]+)", printed)[1]) > 0.55
     before, after = map(float, re.search(r"best 10: ([\d.]+) before, ([\d.]+) after", printed).groups())
     assert after > max(0.7, before + 0.2)
-    halves = [picture.shape[1] // 2 - 4 for picture in pictures[-4:]]  # of truth and found
-    assert all((pair[:, :half] != pair[:, -half:]).any() for pair, half in zip(pictures[-4:], halves))
 
 
 def test_it_is_stored_without_outputs():
