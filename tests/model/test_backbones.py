@@ -145,14 +145,14 @@ def test_each_backbone_with_each_roi_feature(name, roi, tmp_path):
     learns_saves_loads_and_evaluates(name, roi, tmp_path)
 
 
-# The README's own backbone
+# The backbone of docs/change_a_part.md
 
 
 @pytest.fixture
 def squeezenet(tmp_path, monkeypatch):
-    """The class in README's text, under a name in MODELS."""
+    """The class in the guide's text, under a name in MODELS."""
     text = re.search(
-        r"```python\n(\"\"\"Faster R-CNN on SqueezeNet.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        r"```python\n(\"\"\"Faster R-CNN on SqueezeNet.*?)```", (ROOT / "docs/change_a_part.md").read_text(), re.DOTALL
     )[1]
     assert len(text.splitlines()) <= 60
     (tmp_path / "faster_rcnn_squeezenet.py").write_text(text)
