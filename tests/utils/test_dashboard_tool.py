@@ -233,6 +233,7 @@ def test_a_server_with_a_login(tmp_path, monkeypatch, said):
     """Without the password nothing is shown, and the run is told why; with it all arrives."""
     for name, value in {"USERNAME": "me", "PASSWORD": "s3cret", "COOKIE": "any", "USE_ENV_CREDENTIALS": "1"}.items():
         monkeypatch.setenv(f"VISDOM_{name}", value)
+    (tmp_path / ".visdom").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))  # where it keeps the secret of its cookies
     monkeypatch.setattr("utils.visdom_server.START", LOGIN)
     record(tmp_path / "runs/a", 0, 3)
