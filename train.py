@@ -111,7 +111,8 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
     step, epoch = first_epoch * len(loader), first_epoch
     pace = Pace(n_steps, n_evaluations=0 if val_db is None else (opt.epoch - first_epoch) // opt.eval_every)
     before = (facts.get("alternating", 1) - 1) * n_steps  # of the schedule's earlier parts
-    show = Show(trainer, pace, len(loader), val_db or train_db, val_rois if val_db else train_rois, before)
+    followed = (train_db, train_rois) if val_db is None else (val_db, val_rois)
+    show = Show(trainer, pace, len(loader), *followed, before, opt.show_proposals)
     say(f"train: {type(model).__name__} on {device}, {n_steps} steps of {opt.batch_size} images; run: {run_dir}")
     bar = tqdm(total=n_steps, initial=step, desc="train", unit="step", smoothing=0.05)
     try:

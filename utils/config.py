@@ -163,6 +163,9 @@ class Config:
     )  # fmt: skip
     run: tuple[str, ...] | None = option(None, "run", "folder of a run, as runs/NAME; a,b: several, to compare them")
     plot_every: int = option(40, "run", "steps between two updates of the dashboard", low=1)
+    show_proposals: bool = option(
+        False, "run", "draw also the best proposals and the anchors that the RPN learns from, at each update"
+    )
     eval_every: int = option(1, "run", "epochs between two evaluations on val_split", low=1)
     debug_file: str = option("/tmp/debugf", "run", "if this file exists, ipdb opens at the next update")
     draw: int | None = option(

@@ -8,17 +8,19 @@ import numpy as np
 import torch
 
 from utils.analysis_tool import errors_by_image, precision_recall
+from utils.bbox_tools import resize_bbox
 from utils.cli_tool import say
+from utils.draw_tool import draw_bboxes, draw_many, draw_pair
 from utils.errors import UserError
 from utils.image_tool import inverse_normalize, resize, resized_size
 from utils.pace_tool import Pace, duration, memory_gb
 from utils.precision_tool import autocast
-from utils.vis_tool import visdom_bbox
 
 N_FOLLOWED = 4  # pictures in which one sees the detector learn
 N_WORST = 4  # pictures of the last evaluation with the most errors
 MAX_CURVES = 20  # classes in one window of curves: those of the least AP
-SIDE = 480  # pixels of the longest side of a followed picture
+SIDE = 480  # pixels: the longest side of a followed picture, and the least that others are enlarged to
+N_PROPOSALS = 100  # the best, where they are drawn
 
 
 class Show:
@@ -31,10 +33,11 @@ class Show:
         db: a `BboxDataset` of which some pictures are followed; None for none.
         rois: of each of its pictures (P, 4) stored proposals, in place of the RPN's.
         before: steps of the run before this loop's step 0: those of the schedule's earlier parts.
+        proposals: draw them too, and the anchors, at each look.
     """
 
-    def __init__(self, trainer, pace: Pace, steps_per_epoch: int, db=None, rois=None, before: int = 0):
-        self.trainer, self.pace, self.before = trainer, pace, before
+    def __init__(self, trainer, pace: Pace, steps_per_epoch, db=None, rois=None, before=0, proposals=False):
+        self.trainer, self.pace, self.before, self.draws_proposals = trainer, pace, before, proposals
         self._steps_per_epoch = steps_per_epoch
         self._db, self._rois = db, rois
         n = 0 if db is None else min(N_FOLLOWED, len(db))
@@ -111,11 +114,29 @@ class Show:
         height, width = batch.sizes[0].tolist()
         prepared = batch.imgs[:1, :, :height, :width]
         img = inverse_normalize(prepared[0], model.input_mode)
-        vis.img("gt_img", visdom_bbox(img, batch.bboxes[0], batch.labels[0], None, model.label_names))
+        truth = batch.bboxes[0], batch.labels[0], None, model.label_names
+        vis.img("gt_img", chw(draw_bboxes(img, *truth, enlarge_to=SIDE)))
         with autocast(model.device, trainer.amp):
             rois = None if batch.rois is None else [batch.rois[0]]
             detections = model.predict(prepared, [(height, width)], visualize=True, rois=rois)
-        vis.img("pred_img", visdom_bbox(img, *(column[0] for column in detections), model.detected_names))
+            proposals = model.propose(prepared, [(height, width)]) if self.draws_proposals and rois is None else []
+        found = [column[0] for column in detections]
+        vis.img("pred_img", chw(draw_bboxes(img, *found, model.detected_names, enlarge_to=SIDE)))
+        for bbox, score in proposals:
+            drawn = draw_many(img, bbox[:N_PROPOSALS], score=score[:N_PROPOSALS], truth=truth[0], enlarge_to=SIDE,
+                              caption=f"the {min(N_PROPOSALS, len(bbox))} best of {len(bbox)} proposals")  # fmt: skip
+            vis.img("proposals", chw(drawn))
+            self._show_anchors(img, truth[0])
+
+    def _show_anchors(self, img, bbox):
+        """Which anchors the RPN learns from in this image: positive, negative, and neither."""
+        rpn, size = self.trainer.faster_rcnn.rpn, tuple(img.shape[1:])
+        anchor = rpn.anchors(rpn.own_sizes(size), [size]).to(bbox.device)
+        _, target = self.trainer.anchor_target_creator(bbox, anchor, size, torch.Generator(bbox.device).manual_seed(0))
+        n = (target == 1).sum(), (target == 0).sum()
+        caption = f"of {len(anchor):,} anchors {n[0]} positive, {n[1]} negative"
+        drawn = draw_many(img, anchor, target=target, truth=bbox, caption=caption, enlarge_to=SIDE)
+        self.trainer.vis.img("anchors", chw(drawn))
 
     def _follow(self, step):
         """The followed pictures as they are, beside what the model sees in them now."""
@@ -126,12 +147,13 @@ class Show:
             rois = None if self._rois is None else [self._rois[i]]
             with autocast(model.device, self.trainer.amp):
                 found = model.predict([img], visualize=True, rois=rois)
-            picture = pair(img, (bbox, label), [column[0] for column in found], self._db.label_names, model)
+            truth = bbox, label * 0 if model.rpn_only else label  # to an RPN all are objects
+            picture = pair(img, truth, [column[0] for column in found], model.detected_names)
             self.trainer.vis.follow(f"followed_{k}", picture, f"step {self.before + step:,}")
 
     def _show_worst(self, evaluation, score_thresh, epoch):
         """The pictures with the most errors, at the threshold where F1 is best."""
-        model, found = self.trainer.faster_rcnn, evaluation.found
+        found = evaluation.found
         score_thresh = 0.0 if np.isnan(score_thresh) else score_thresh
         missed, false = errors_by_image(*evaluation.columns, score_thresh=score_thresh)
         for k, i in enumerate(np.argsort(-(missed + false), kind="stable")[:N_WORST].tolist(), 1):
@@ -140,19 +162,21 @@ class Show:
             kept = found.scores[i] > score_thresh
             shown = [column[i][kept] for column in found.columns]
             caption = f"epoch {epoch}: {missed[i]} missed, {false[i]} false"
-            picture = pair(img, truth, shown, evaluation.voc.label_names, model)
+            picture = pair(img, truth, shown, evaluation.voc.label_names)
             self.trainer.vis.follow(f"worst_{k}", picture, caption)
 
 
-def pair(img, truth, found, label_names, model):
-    """(3, H, W) float32, 0..1: a picture of at most `SIDE` px with its true boxes, and with those that are found."""
+def pair(img, truth, found, label_names):
+    """(3, H, W) uint8: a picture, of `SIDE` px, with its true boxes, and with those that are found."""
     img = torch.as_tensor(img, dtype=torch.float32)
     size = resized_size(img.shape[1:], SIDE, SIDE)
-    scale = np.tile([new / old for new, old in zip(size, img.shape[1:], strict=True)], 2).astype(np.float32)
-    img = resize(img, size)
-    left = visdom_bbox(img, truth[0] * scale, truth[1], None, label_names)
-    right = visdom_bbox(img, found[0] * scale, *found[1:], model.detected_names)
-    return np.concatenate([left, right], axis=2)
+    truth, found = ((resize_bbox(bbox, img.shape[1:], size), *columns) for bbox, *columns in (truth, found))
+    return chw(draw_pair(resize(img, size), truth, found, label_names))
+
+
+def chw(drawn):
+    """(H, W, 3) → (3, H, W)."""
+    return drawn.transpose(2, 0, 1)
 
 
 def sample_counts(trainer, n_images: int) -> dict[str, float]:
