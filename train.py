@@ -4,6 +4,7 @@
     python train.py eval --load-path=runs/NAME/best.pth --voc-data-dir=toy_voc
     python train.py predict --load-path=runs/NAME/best.pth --image=toy_voc/JPEGImages
     python train.py propose --load-path=runs/NAME/best.pth --voc-data-dir=toy_voc --val-split=train
+    python train.py report --run=runs/NAME
 
 `python train.py COMMAND --help` lists the options. A mistake in an option or a file is one line and exit code 2.
 """
@@ -65,6 +66,7 @@ from utils.models_tool import describe, models_table
 from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
+from utils.report_tool import write_report
 from utils.scoring_tool import score
 from utils.show_tool import dashboard, enter_debugger, show, show_result
 
@@ -282,8 +284,17 @@ def models(*args, **kwargs):
     say(models_table(rows, (600, 800)))
 
 
+@SetParseFn(str)
+def report_command(*args, **kwargs):
+    """Write one file, --out in .html or .md, of what the run --run recorded; several, with commas, are compared."""
+    read_options(args, kwargs)
+    if not opt.run:
+        raise UserError("--run is missing: name the folder of a run, such as runs/NAME; several with commas")
+    say(f"written to {write_report(opt.run, opt.out)}")
+
+
 COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "check": check, "propose": propose,
-            "models": models}  # fmt: skip
+            "models": models, "report": report_command}  # fmt: skip
 PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule trains
 
 

@@ -145,6 +145,9 @@ class Config:
     compile: bool = option(False, "training", "let torch.compile fuse the network's layers; minutes at the start")
     # run
     name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
+    run: tuple[str, ...] | None = option(
+        None, "run", "folder that a run recorded, as runs/NAME, for report; a,b: several in the same plots"
+    )
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints, or in predict annotations, already")
     env: str = option("faster-rcnn", "run", "environment in visdom")
     port: int = option(8097, "run", "visdom's port", low=1, high=65535)
@@ -180,7 +183,9 @@ class Config:
         0.5, "evaluation", "IoU from which a box is found, but for COCO's numbers", low=0, high=1
     )
     plus_one: bool = option(True, "evaluation", "a box of n pixels is n wide (VOC's), not n − 1, in that IoU")
-    out: str | None = option(None, "prediction", "where to write; default: beside the checkpoint (eval), runs/predict")
+    out: str | None = option(
+        None, "prediction", "where to write; default: beside the checkpoint (eval), runs/predict, in --run (report)"
+    )
     image: str | None = option(None, "prediction", "a picture, a video, a folder of them or a glob")
     every: int = option(1, "prediction", "of a video, take every N-th frame", low=1)
     save: tuple[str, ...] = option(
