@@ -201,12 +201,12 @@ class MarkdownPage(_Page):
     def texts(self, texts: list[tuple[str, str, str]]):
         for name, words, text in texts:
             self.heading(name, words)
-            self._add(f"<div>{safe_markup(text)}</div>", name)
+            self._add(f"<div>{_inert(safe_markup(text))}</div>", name)
 
     def log(self, title: str, lines: list[str]):
         # indented is as it stands, whatever it holds; a line end within a line is one of a line of its own
         text = "\n".join(f"    {part}" for line in lines for part in _clean(line).split("\n"))
-        self._add(f"<details>\n<summary>{_text(title)}</summary>\n\n{text}\n\n</details>", title)
+        self._add(f"<details>\n<summary>{_inert(_text(title))}</summary>\n\n{text}\n\n</details>", title)
 
     def _table(self, header, rows, what):
         lines = [f"| {' | '.join(map(_marked, row))} |" for row in (header, *rows)]
@@ -287,6 +287,11 @@ def _marked(text):
     text = re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", one_line(text))
     text = re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", text)  # a list
     return re.sub(r"(?i)(:)(?=//)|\b(www)\.", lambda match: "\\:" if match[1] else f"{match[2]}\\.", text)
+
+
+def _inert(markup):
+    """HTML that stands in Markdown, also for programs that look for marks in it."""
+    return re.sub(r"(?i)[\[\]`*_]|:(?=//)|(?<=www)\.", lambda match: f"&#{ord(match[0])};", markup)
 
 
 def _is_numeric(column):

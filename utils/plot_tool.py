@@ -103,7 +103,7 @@ def bar_plot(names: list[str], columns: list[Series], title: str) -> Drawing:
             words = f"{name}: {value:.4g}" + (f" ({column.name})" if len(columns) > 1 else "")
             drawing.rect(ends[0], top + height * k, max(ends[1] - ends[0], 1), height - (2 if len(columns) > 1 else 0),
                          colours[k], 0.85, words)  # fmt: skip
-            drawing.text(ends[1] + 5, top + height * (k + 0.5) + 4, f"{value:.3f}", "soft", min(SMALL, height + 3))
+            drawing.text(ends[1] + 5, top + height * (k + 0.5) + 4, _value(value), "soft", min(SMALL, height + 3))
     if below:
         _draw_legend(drawing, labels, colours, left, drawing.height - below + 10, WIDTH - left - 60)
     return drawing
@@ -272,8 +272,12 @@ def _colours(series):
     return [COLOURS[(k if one.colour is None else one.colour) % len(COLOURS)] for k, one in enumerate(series)]
 
 
+def _value(value):
+    return f"{value:.3f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+
 def _count(value):
-    return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
+    return f"{value:,.0f}" if value == round(value) and value < 1e9 else f"{value:.3g}"
 
 
 def _legend_places(names, width):

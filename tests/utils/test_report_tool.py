@@ -166,7 +166,8 @@ def page_of(folder, **options):
      {"kind": "img", "file": 3}, {"kind": "text"}, {"kind": "log", "text": None}, {"kind": ["a"]},
      {"kind": "heatmap", "matrix": [[1, 2]], "names": ["a"]}, {"kind": "heatmap", "matrix": [[-1]], "names": []},
      {"kind": "bars", "names": ["a"], "values": []}, {"kind": "bars", "names": [1], "values": [1]},
-     {"kind": "curves", "names": ["a"], "x": [[1]], "y": [[1, 2]]}, {"kind": "curves", "names": ["a"], "x": [], "y": []},
+     {"kind": "curves", "names": ["a"], "x": [[1]], "y": [[1, 2]]},
+     {"kind": "curves", "names": ["a"], "x": [], "y": []},
      {"kind": "text", "text": "", "time": "now"}, {"kind": "text", "text": "", "step": -1}],
     ids=str,
 )  # fmt: skip
@@ -249,11 +250,11 @@ HOSTILE = st.one_of(
     st.sampled_from(["<script>alert(1)</script>", "</pre></details><img src=http://a.b/c onerror=x>", "]]>", "a|b\n# c",
                      "![x](http://a.b/c.png)", "[p0]: http://a.b", "<!--", "<![CDATA[", "&lt;b&gt;", '"><svg onload=x>',
                      "`x`", "http://a.b", "www.a.b", "\ud800", "\0", "$x$", "https://a.b\n\n![y](http://a.b)",
-                     "<table><tr><td>a", "</td></table>", "<td style='x:url(http://a.b)'>", "1. a", "\\", "é\u202e日本"]),
+                     "<table><tr><td>a", "</td></table>", "<td style='x:url(http://a.b)'>", "1. a", "\\", "é日本"]),
 )  # fmt: skip
 
 
-@settings(max_examples=20)
+@settings(max_examples=25)
 @given(names=st.lists(HOSTILE, min_size=1, max_size=4, unique=True), win=HOSTILE, text=HOSTILE,
        y=st.lists(st.none() | st.floats(-1e299, 1e299), min_size=1, max_size=30))  # fmt: skip
 def test_whatever_is_in_a_log_is_text_in_the_report(tmp_path_factory, names, win, text, y):
