@@ -106,6 +106,7 @@ def _svg_shape(shape):
     x, y, text, anchor, bold, turned = where
     more = (f' text-anchor="{anchor}"' if anchor != "start" else "") + (' font-weight="600"' if bold else "")
     more += f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
+    title = title if name != text else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}"{more}{style}>{title}{html.escape(text)}</text>'
 
 

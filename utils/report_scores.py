@@ -8,7 +8,7 @@ def scores_shown(content: dict) -> tuple[list, list]:
     """Tables and plots, as a page takes them, of what is in the file; older ones have only VOC's part.
 
     Raises:
-        LookupError, TypeError, ValueError, AttributeError: it is not such a file.
+        LookupError, TypeError, ValueError, AttributeError, ArithmeticError: it is not such a file.
     """
     names = [str(name) for name in content["label_names"]]
     coco, curves, confusion, errors = (content.get(part, {}) for part in ("coco", "curves", "confusion", "errors"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.cli_tool import make_room
+from utils.cli_tool import make_room, writing
 from utils.config import Config, flag
 from utils.errors import UserError
 from utils.event_log import FILE
@@ -74,11 +74,8 @@ def write_report(folders, out=None) -> Path:
     runs = [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
     page = PAGES[path.suffix.lower()](", ".join(names), SECTIONS)
     fill(page, runs)
-    try:
-        with whole_file(path) as partial:
-            partial.write_text(page.whole(), "utf-8")
-    except OSError as error:
-        raise UserError(f"--out={path}: can't be written ({error.strerror}); choose another file") from None
+    with writing(path), whole_file(path) as partial:
+        partial.write_text(page.whole(), "utf-8")
     return path
 
 
@@ -297,7 +294,7 @@ def _evaluations(page, runs):
     for run, name, content in found:
         try:
             tables, plots = scores_shown(content)
-        except (LookupError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
             page.note(f"{run.folder / name}: is not what train.py eval writes")
             continue
         split, n = content.get("split", "?"), content.get("n_images", "?")
@@ -309,32 +306,27 @@ def _evaluations(page, runs):
 def _pictures(page, runs):
     page.section("Pictures")
     for run in runs:
-        wins = sorted(run.pictures, key=lambda win: (not win.startswith(("gt_", "pred_")), not _followed(win)))
-        last = [win for win in wins if not _followed(win)]
         if run.pictures and len(runs) > 1:
             page.heading(run.name)
-        pair = [win for win in last if win in ("gt_img", "pred_img")]
-        rest = [win for win in last if win not in pair]
-        for group in (pair, *([win] for win in wins if _followed(win)), rest):
-            read = []
-            strip = bool(group) and _followed(group[0])
-            for win in group:
-                shown = run.pictures[win]
-                if strip:
-                    at = np.linspace(0, len(shown) - 1, min(STRIP, len(shown))).round().astype(int)
-                    page.heading(win, "through the training")
-                    shown = [shown[k] for k in at]
-                for step, file in shown if strip else shown[-1:]:
-                    picture = _picture(page, run, f"step {step:,}" if strip else f"{win}, step {step:,}", file)
-                    read += [picture] if picture else []
-            if read:
-                page.pictures(read, strip)
+        pair = [win for win in ("gt_img", "pred_img") if win in run.pictures]
+        followed = [win for win in run.pictures if win.startswith("followed_")]
+        rest = [win for win in run.pictures if win not in (*pair, *followed)]
+        _last_pictures(page, run, pair)
+        for win in followed:
+            shown = run.pictures[win]
+            at = np.linspace(0, len(shown) - 1, min(STRIP, len(shown))).round().astype(int)
+            page.heading(win, "through the training")
+            read = [_picture(page, run, f"step {shown[k][0]:,}", shown[k][1]) for k in at]
+            page.pictures([picture for picture in read if picture], strip=True)
+        _last_pictures(page, run, rest)
     if not any(run.pictures for run in runs):
         page.paragraph("The run has recorded no pictures.")
 
 
-def _followed(win):
-    return win.startswith("followed_")
+def _last_pictures(page, run, wins):
+    last = [(win, *run.pictures[win][-1]) for win in wins]
+    read = [_picture(page, run, f"{win}, step {step:,}", file) for win, step, file in last]
+    page.pictures([picture for picture in read if picture])
 
 
 def _picture(page, run, words, file):

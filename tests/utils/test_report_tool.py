@@ -99,7 +99,7 @@ def test_markdown_of_the_same_run(home):
     kinds = list(windows(home / "runs/first").values())
     assert n_pictures >= sum(kind == "img" for kind in kinds) + kinds.count("heatmap") + 6
     for win in windows(home / "runs/first"):
-        assert win.replace("_", r"\_") in text or f"<summary>{win}:" in text
+        assert win.replace("_", r"\_") in text or win.replace("_", "&#95;") in text
 
 
 def test_runs_are_compared(home):
@@ -120,10 +120,9 @@ def test_runs_are_compared(home):
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(home):
-    done = run(home, "report", "--run=runs/none", "--out=a.md", code=2)
-    assert done.stderr == "error: --run=runs/none: no such folder; name one such as runs/NAME\n"
+    done = run(home, "report", "--out=a.md", code=2)
+    assert done.stderr == "error: --run is missing: name the folder of a run, such as runs/NAME; several with commas\n"
     assert done.stdout == ""
-    assert "--run is missing" in run(home, "report", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -234,13 +233,17 @@ def test_the_size_is_bounded(tmp_path, monkeypatch):
         assert "the end" in text
 
 
+VOC = {"label_names": ["a"], "map07": 0.5, "map": 0.5, "n_gt": [1], "n_det": [1], "ap07": [0.5], "ap": [0.5]}
+LATE = json.dumps(VOC | {"curves": {"curves": [{"recall": [10**400], "precision": [1]}], "best": []}})
+
+
 def test_what_is_damaged_beside_the_log_is_told(tmp_path):
     recorded(tmp_path, ("loss", "point", {"x": 1, "y": 0.5}), ("odd", "hologram", {"of": "a later version"}))
     (tmp_path / "best.pth").write_bytes(b"no checkpoint")
-    for name, content in (("a", "["), ("b", "[]"), ("c", "{}"), ("d", '{"label_names": 3}')):
+    for name, content in (("a", "["), ("b", "[]"), ("c", "{}"), ("d", '{"label_names": 3}'), ("e", LATE)):
         (tmp_path / f"best_eval_{name}.json").write_text(content)
     notes = [text for attrs, text in page_of(tmp_path).all("p") if attrs.get("class") == "note"]
-    assert len(notes) == 6
+    assert len(notes) == 7
     assert "best.pth" in notes[0]
     assert "odd: of a kind that this version does not know (hologram)" in notes
 
