@@ -4,6 +4,7 @@
     python train.py eval --load-path=runs/NAME/best.pth --voc-data-dir=toy_voc
     python train.py predict --load-path=runs/NAME/best.pth --image=toy_voc/JPEGImages
     python train.py propose --load-path=runs/NAME/best.pth --voc-data-dir=toy_voc --val-split=train
+    python train.py report --run=runs/NAME
 
 `python train.py COMMAND --help` lists the options. A mistake in an option or a file is one line and exit code 2.
 """
@@ -67,6 +68,7 @@ from utils.pace_tool import Pace
 from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
+from utils.report_tool import write_report
 from utils.scoring_tool import score
 from utils.show_tool import Show, enter_debugger
 
@@ -293,12 +295,19 @@ def models(*args, **kwargs):
 @SetParseFn(str)
 def dashboard_command(*args, **kwargs):
     """Show a run, --run=runs/NAME, live or months later, on a visdom server; of several, a,b, the curves together."""
-    read_options(args, kwargs, needs="run")
-    show_runs(opt.run, opt.env if "env" in opt.given else None, opt.visdom, server_from(opt))
+    read_options(args, kwargs)
+    show_runs(needed_runs(), opt.env if "env" in opt.given else None, opt.visdom, server_from(opt))
+
+
+@SetParseFn(str)
+def report_command(*args, **kwargs):
+    """Write one file, --out in .html or .md, of what the run --run recorded; several, with commas, are compared."""
+    read_options(args, kwargs)
+    say(f"written to {write_report(needed_runs(), opt.out)}")
 
 
 COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "check": check, "propose": propose,
-            "models": models, "dashboard": dashboard_command}  # fmt: skip
+            "models": models, "dashboard": dashboard_command, "report": report_command}  # fmt: skip
 PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule trains
 
 
@@ -311,6 +320,12 @@ def read_options(args, kwargs, needs=None):
     opt.parse(from_environment(kwargs) | kwargs)
     if needs and not getattr(opt, needs):
         raise UserError(f"--{needs.replace('_', '-')} is missing: name a checkpoint, such as runs/NAME/best.pth")
+
+
+def needed_runs():
+    if not opt.run:
+        raise UserError("--run is missing: name the folder of a run, such as runs/NAME; several with commas")
+    return opt.run
 
 
 def training_data(**reading):

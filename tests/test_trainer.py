@@ -381,7 +381,9 @@ def test_boxes_of_fewer_images(trainer, boxes, labels):
 @pytest.mark.parametrize("plus_one", [0, 1])
 def test_the_rpn_recall_is_the_share_of_boxes_that_some_proposal_meets(plus_one, monkeypatch):
     trainer = make_trainer()
-    monkeypatch.setattr(trainer.faster_rcnn, "convention", replace(trainer.faster_rcnn.convention, plus_one=plus_one))
+    monkeypatch.setattr(
+        trainer.faster_rcnn.rpn, "convention", replace(trainer.faster_rcnn.convention, plus_one=plus_one)
+    )
     assert all(math.isnan(share) for share in trainer.rpn_recall.values())
     box = torch.tensor([[0.0, 0, 10 - plus_one, 10 - plus_one]])  # 10 × 10 either way
     low, well = box - torch.tensor([0.0, 0, 4, 0]), box - torch.tensor([0.0, 0, 2, 0])  # IoU 0.6 and 0.8

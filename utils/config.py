@@ -149,6 +149,9 @@ class Config:
     compile: bool = option(False, "training", "let torch.compile fuse the network's layers; minutes at the start")
     # run
     name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
+    run: tuple[str, ...] | None = option(
+        None, "run", "folder that a run recorded, as runs/NAME, for report; a,b: several in the same plots"
+    )
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints, or in predict annotations, already")
     env: str = option("faster-rcnn", "run", "environment in visdom")
     port: int = option(8097, "run", "visdom's port (or set VISDOM_PORT)", low=1, high=65535)
@@ -161,7 +164,6 @@ class Config:
         "http://127.0.0.1", "run", "address of visdom without its port (or set VISDOM_SERVER); for a server with a "
         "login set VISDOM_USERNAME and VISDOM_PASSWORD"
     )  # fmt: skip
-    run: tuple[str, ...] | None = option(None, "run", "folder of a run, as runs/NAME; a,b: several, to compare them")
     plot_every: int = option(40, "run", "steps between two updates of the dashboard", low=1)
     show_proposals: bool = option(
         False, "run", "draw also the best proposals and the anchors that the RPN learns from, at each update"
@@ -196,7 +198,9 @@ class Config:
         0.5, "evaluation", "IoU from which a box is found, but for COCO's numbers", low=0, high=1
     )
     plus_one: bool = option(True, "evaluation", "a box of n pixels is n wide (VOC's), not n − 1, in that IoU")
-    out: str | None = option(None, "prediction", "where to write; default: beside the checkpoint (eval), runs/predict")
+    out: str | None = option(
+        None, "prediction", "where to write; default: beside the checkpoint (eval), runs/predict, in --run (report)"
+    )
     image: str | None = option(None, "prediction", "a picture, a video, a folder of them or a glob")
     every: int = option(1, "prediction", "of a video, take every N-th frame", low=1)
     save: tuple[str, ...] = option(

@@ -124,7 +124,12 @@ def test_spellings_of_true(value):
 
 @pytest.mark.parametrize("value", [False, "False", "false", "FALSE", "no", "off", "0", 0])
 def test_spellings_of_false(value):
-    assert Config().parse({"visdom": value}).visdom is False
+    assert Config().parse({"reload_best": value}).reload_best is False
+
+
+@pytest.mark.parametrize(("value", "taken"), [(False, "off"), ("True", "on"), ("no", "off"), ("keep", "keep")])
+def test_other_words_for_a_choice(value, taken):
+    assert Config().parse({"visdom": value}).visdom == taken
 
 
 @pytest.mark.parametrize("value", ["flase", "2", "", None, "truefalse", 2])
