@@ -8,35 +8,25 @@
 `python train.py COMMAND --help` lists the options. A mistake in an option or a file is one line and exit code 2.
 """
 
+from utils.startup import heed_interrupts, load_torch
+
+load_torch(is_program=__name__ == "__main__")  # before all that imports it
+
 import os
-import shlex
-import signal
 import sys
 import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-# By default the threads of a parallel region spin while they wait for the last one: with any other process on one of
-# the cores (a data loader's, say) that makes a step on a CPU several times as slow. Read when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while the packages are loaded there is nothing to tell
-
 import fire
 import torch
 from fire.decorators import SetParseFn
 from tqdm import tqdm
 
-try:
-    import torchvision  # noqa: F401
-except RuntimeError as reason:  # its operators are not compiled for this build of torch (+cpu, say)
-    print(f"error: torchvision does not fit torch {torch.__version__} ({reason}); install both anew", file=sys.stderr)
-    sys.exit(2)
-
-from data.dataset import Dataset, TestDataset, set_epoch, test_loader, to_device, train_loader
-from data.splits import open_scored, open_split, report, report_both, training_sets
+from data.dataset import set_epoch, to_device
+from data.splits import open_scored, open_split, report, report_both
+from data.start import over, stored_proposals, training_data, training_loader
 from model.start import architecture_options, described_model, detector, new_model, training_model, with_threshold
 from model.zoo import MODELS, architecture, build_model, model_class, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
@@ -54,7 +44,6 @@ from utils.cli_tool import (
     run_command,
     say,
     seed_everything,
-    workers,
 )
 from utils.config import opt
 from utils.detections import make_room_for_detections, path_part, write_detections
@@ -65,6 +54,7 @@ from utils.models_tool import describe, models_table
 from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
+from utils.run_tool import next_lines
 from utils.scoring_tool import score
 from utils.show_tool import dashboard, enter_debugger, show, show_result
 
@@ -78,11 +68,11 @@ def train(*args, **kwargs):
     device = choose_device(opt.device)
     amp = amp_dtype(opt.amp, device)
     seed_everything(opt.seed)
-    train_db, val_db, checkpoint = training_data()
+    train_db, val_db, checkpoint = training_data(opt, names_to_go_on)
     report_both(train_db, val_db, opt.val_split, opt.data_dir)
     if opt.schedule == "alternating":
         return alternate(train_db, val_db, device, amp)
-    train_rois, val_rois = stored_proposals(train_db, val_db)
+    train_rois, val_rois = stored_proposals(opt, train_db, val_db)
     model = training_model(opt, train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
     model.rpn_only = opt.schedule == "rpn"
     best = best_anchor_ious(model, train_db)
@@ -104,7 +94,7 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
     model, device = trainer.faster_rcnn, trainer.faster_rcnn.device
     if opt.compile:
         model.compile_layers()
-    loader = training_loader(model, train_db, train_rois)
+    loader = training_loader(opt, model, train_db, train_rois)
     n_steps = opt.epoch * len(loader) if opt.max_iter is None else min(opt.max_iter, opt.epoch * len(loader))
     step, epoch = first_epoch * len(loader), first_epoch
     say(f"train: {type(model).__name__} on {device}, {n_steps} steps of {opt.batch_size} images; run: {run_dir}")
@@ -201,7 +191,7 @@ def alternate(train_db, val_db, device, amp):
 def check(*args, **kwargs):
     """Tell what --train-split and --val-split hold, and name each thing that training would drop or misread."""
     read_options(args, kwargs)
-    train_db, val_db, checkpoint = training_data(strict=False)
+    train_db, val_db, checkpoint = training_data(opt, names_to_go_on, strict=False)
     with nullcontext() if checkpoint else torch.device("meta"):  # without weights: only the anchors are asked for
         model = described_model(opt, train_db.label_names, checkpoint) if train_db.label_names else None
     say_what_is_there(model, train_db, val_db)
@@ -228,7 +218,7 @@ def evaluate_command(*args, **kwargs):
         if opt.save_detections:
             make_room_for_detections(opt.save_detections, model.rpn_only, db.names)
         rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
-        found = over(model, db, min(len(db), opt.test_num), "eval on", partial(detect_all, rois=rois))
+        found = over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(detect_all, rois=rois))
         about = {"checkpoint": opt.load_path, "score_thresh": model.score_thresh, "nms_thresh": model.nms_thresh}
         names = model.detected_names
     about |= {"data_dir": opt.data_dir, "split": opt.val_split, "n_images": len(found)}
@@ -298,55 +288,14 @@ def read_options(args, kwargs, needs=None):
         raise UserError(f"--{needs.replace('_', '-')} is missing: name a checkpoint, such as runs/NAME/best.pth")
 
 
-def training_data(**reading):
-    """The training set, the validation set or None, and the checkpoint to start from or None."""
-    checkpoint = read_checkpoint(opt.load_path or opt.finetune) if opt.load_path or opt.finetune else None
-    names = parse_label_names(opt.label_names) if opt.label_names else None
-    given = bool(names)
-    known = (lambda names: names_to_go_on(checkpoint, names, given)) if opt.load_path else None
-    needs_val = "val_split" in opt.given
-    sets = training_sets(
-        opt.data, opt.data_dir, opt.train_split, opt.val_split, names, known, needs_val=needs_val, **reading
-    )
-    return *sets, checkpoint
-
-
-def training_loader(model, db, rois):
-    raw = model.device.type == "cuda"  # a GPU resizes faster
-    geometry = {"min_sizes": opt.train_sizes, "max_ratio": opt.max_ratio, "scale_crop": opt.scale_crop}
-    augmentation = geometry | {"jitter": opt.jitter, "plus_one": model.convention.plus_one}
-    dataset = Dataset(db, *model.preparation, seed=opt.seed, raw=raw, proposals=rois, **augmentation)
-    wide = [width > height for height, width in map(db.size, range(len(db)))] if opt.group_by_aspect else None
-    return train_loader(dataset, opt.batch_size, workers(opt.num_workers), wide)
-
-
-def stored_proposals(train_db, val_db):
-    """The proposals of --proposals for both sets, or None."""
-    if not opt.proposals:
-        return None, None
-    train_rois = read_proposals(opt.proposals, train_db.ids)
-    return train_rois, read_proposals(opt.proposals, val_db.ids) if val_db is not None else None
-
-
 def propose_for(model, db):
     """(bbox, score) of each image of `db`: the best 2,000 after suppression, of all that the RPN makes."""
     counts = opt.rpn_n_test_pre_nms or sys.maxsize, opt.rpn_n_test_post_nms or 2000
-    return over(model, db, len(db), "propose for", propose_all, *counts)
+    return over(opt, model, db, len(db), "propose for", propose_all, *counts)
 
 
 def evaluate(model, db, rois=None):
-    return over(model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
-
-
-def over(model, db, n, what, function, *arguments):
-    """`function(model, loader, *arguments, ...)` of `db`'s first `n` images, with a bar, in the wanted precision."""
-    on_gpu = model.device.type == "cuda"
-    loader = test_loader(TestDataset(db, *model.preparation, raw=on_gpu), workers(opt.test_num_workers), n)
-    with (
-        tqdm(total=n, desc=f"{what} {db.split}", unit="img", leave=False) as bar,
-        autocast(model.device, amp_dtype(opt.amp, model.device)),
-    ):
-        return function(model, loader, *arguments, bar.update, 32 if on_gpu else 1, raw=on_gpu)
+    return over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
 
 
 def finish(run_dir, best_map, val_db):
@@ -356,14 +305,8 @@ def finish(run_dir, best_map, val_db):
     if opt.draw and val_db is not None:
         model = ready(model_from_checkpoint(read_checkpoint(best)), "visualize")
         draw(model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
-    say("next:")
-    if val_db is not None:
-        kind = [f"--data={opt.data}"] if opt.data != "voc" else []
-        words = [f"--load-path={best}", *kind, f"--{opt.data}-data-dir={opt.data_dir}", f"--val-split={opt.val_split}"]
-        words += [f"--proposals={','.join(opt.proposals)}"] if opt.proposals else []
-        say(f"  python train.py eval {shlex.join(words)}")
-    if not opt.proposals:  # else it has no RPN that would find anything in another picture
-        say(f"  python train.py predict {shlex.join([f'--load-path={best}'])} --image=FILE_OR_FOLDER")
+    for line in next_lines(best, opt, val_db is not None):
+        say(line)
 
 
 def draw(model, paths, out_dir):
@@ -393,6 +336,5 @@ def ready(model, preset):
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    heed_interrupts()
     sys.exit(run_command(COMMANDS, sys.argv[1:], fire))
