@@ -45,6 +45,7 @@ from utils.cli_tool import (
     say,
     seed_everything,
 )
+from utils.command_options import refuse_unread, refuse_without_needed
 from utils.config import opt
 from utils.detections import make_room_for_detections, path_part, write_detections
 from utils.errors import UserError
@@ -62,7 +63,7 @@ from utils.show_tool import dashboard, enter_debugger, show, show_result
 @SetParseFn(str)
 def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
-    read_options(args, kwargs)
+    read_options("train", args, kwargs)
     opt.check_schedule()
     leave_with_the_state_saved()
     device = choose_device(opt.device)
@@ -190,7 +191,7 @@ def alternate(train_db, val_db, device, amp):
 @SetParseFn(str)
 def check(*args, **kwargs):
     """Tell what --train-split and --val-split hold, and name each thing that training would drop or misread."""
-    read_options(args, kwargs)
+    read_options("check", args, kwargs)
     train_db, val_db, checkpoint = training_data(opt, names_to_go_on, strict=False)
     with nullcontext() if checkpoint else torch.device("meta"):  # without weights: only the anchors are asked for
         model = described_model(opt, train_db.label_names, checkpoint) if train_db.label_names else None
@@ -200,7 +201,7 @@ def check(*args, **kwargs):
 @SetParseFn(str)
 def evaluate_command(*args, **kwargs):
     """Score the checkpoint --load-path, or --detections that someone made, on --val-split; write it as JSON and CSV."""
-    read_options(args, kwargs)
+    read_options("eval", args, kwargs)
     if bool(opt.load_path) == bool(opt.detections):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
     of = opt.detections or os.path.splitext(opt.load_path)[0]
@@ -211,7 +212,7 @@ def evaluate_command(*args, **kwargs):
         db, found = open_scored(opt.data, opt.data_dir, opt.val_split, opt.detections, names, opt.test_num)
         about, names = {"detections": opt.detections}, db.label_names
     else:
-        model = detector_at("evaluate")
+        model = detector_at("evaluate", with_rois=bool(opt.proposals))
         names = None if model.rpn_only else model.label_names  # to an RPN all are objects
         db = open_split(opt.data, opt.data_dir, opt.val_split, names, use_difficult=True)
         report(db)
@@ -232,20 +233,16 @@ def evaluate_command(*args, **kwargs):
 @SetParseFn(str)
 def predict(*args, **kwargs):
     """Write what the checkpoint --load-path sees in --image (a picture, video, folder or glob): drawn, JSON or VOC."""
-    read_options(args, kwargs, needs="load_path")
-    if not opt.image:
-        raise UserError("--image is missing: name a picture, a video, a folder or a glob")
-    if opt.proposals:
-        raise UserError("--proposals are of the pictures of a data set: predict finds its own; leave them out")
+    read_options("predict", args, kwargs)
     leave_with_the_state_saved()
     paths = find_images(opt.image)
-    draw(detector_at("visualize"), paths, opt.out or "runs/predict")
+    draw(detector_at("visualize"), paths, opt.out or "runs/predict", opt.every)
 
 
 @SetParseFn(str)
 def propose(*args, **kwargs):
     """Write what the RPN of --load-path proposes for the pictures of --val-split, and print how many boxes it finds."""
-    read_options(args, kwargs, needs="load_path")
+    read_options("propose", args, kwargs)
     path = Path(opt.out or beside(os.path.splitext(opt.load_path)[0], f"_proposals_{path_part(opt.val_split)}.npz"))
     make_room(path)
     model = detector_at("evaluate")
@@ -260,7 +257,7 @@ def propose(*args, **kwargs):
 @SetParseFn(str)
 def models(*args, **kwargs):
     """List the models with their parameters, stride, arithmetic and time on this machine (--model: only that one)."""
-    read_options(args, kwargs)
+    read_options("models", args, kwargs)
     names = [opt.model] if "model" in opt.given else list(MODELS)
     for name in names:
         model_class(name)  # an unknown one is refused before any work
@@ -280,12 +277,12 @@ PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule 
 # What the commands are made of, in the order of use.
 
 
-def read_options(args, kwargs, needs=None):
+def read_options(command, args, kwargs):
     if args:
         raise UserError(f"{args[0]}: an option is written --name=value; --help lists them")
+    refuse_unread(command, kwargs)
     opt.parse(kwargs)
-    if needs and not getattr(opt, needs):
-        raise UserError(f"--{needs.replace('_', '-')} is missing: name a checkpoint, such as runs/NAME/best.pth")
+    refuse_without_needed(command, opt)
 
 
 def propose_for(model, db):
@@ -309,19 +306,19 @@ def finish(run_dir, best_map, val_db):
         say(line)
 
 
-def draw(model, paths, out_dir):
+def draw(model, paths, out_dir, every=1):
     with autocast(model.device, amp_dtype(opt.amp, model.device)):
         n_together = 8 if model.device.type == "cuda" else 1
-        records, problems = predict_files(model, paths, out_dir, n_together, opt.save, opt.every, opt.overwrite)
+        records, problems = predict_files(model, paths, out_dir, n_together, opt.save, every, opt.overwrite)
     for line in problems:
         say(f"warning: {line}", file=sys.stderr)
     say(summary(records, opt.save, out_dir))
 
 
-def detector_at(preset):
-    """The model of --load-path, ready to predict."""
+def detector_at(preset, with_rois=False):
+    """The model of --load-path, ready to predict; `with_rois`: on stored proposals."""
     checkpoint = read_checkpoint(opt.load_path)
-    if checkpoint.config.get("schedule") == "fast_rcnn" and not opt.proposals:
+    if checkpoint.config.get("schedule") == "fast_rcnn" and not with_rois:
         say(f"warning: {checkpoint.path} learned on stored proposals, and its RPN nothing", file=sys.stderr)
     return ready(detector(opt, checkpoint), preset)
 

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-os.environ.setdefault(
-    "GOMP_SPINCOUNT", "1000"
-)  # before torch is loaded, see utils/startup.py
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is loaded, see utils/startup.py
 
 # No test has a clock: other programs may take a machine's cores for seconds.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,13 +6,13 @@ Only `train.py` and `trainer.py` read `opt`; everything below them takes plain a
 import difflib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from typing import get_args, get_type_hints
+from typing import get_type_hints
 
 from utils.errors import UserError
+from utils.option_values import flag, read_value
 
 GROUPS = ("data", "model", "schedule", "training", "run", "evaluation", "prediction")
 BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a run learns, not what
-TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def option(default, group, help, *, low=None, high=None, choices=None):
@@ -53,7 +53,9 @@ class Config:
     )  # fmt: skip
     group_by_aspect: bool = option(False, "data", "batches of wide or of tall images, so that little is padded")
     num_workers: int = option(8, "data", "processes that load training images, at most one a core", low=0, high=256)
-    test_num_workers: int = option(8, "data", "the same for evaluation", low=0, high=256)
+    test_num_workers: int = option(
+        8, "data", "processes that load images for evaluation, at most one a core", low=0, high=256
+    )
     # model
     model: str = option("vgg16", "model", "network; python train.py models lists them")
     pretrained_model: str = option("vgg16", "model", "ImageNet weights to start from: the model's own name, or none")
@@ -84,9 +86,15 @@ class Config:
     rpn_n_train_pre_nms: int | None = option(
         None, "model", "proposals before their suppression, of each level, in training; default: the model's", low=1
     )
-    rpn_n_train_post_nms: int | None = option(None, "model", "and at most after it; default: the model's", low=1)
-    rpn_n_test_pre_nms: int | None = option(None, "model", "the same in testing, before; default: the model's", low=1)
-    rpn_n_test_post_nms: int | None = option(None, "model", "and after; default: the model's", low=1)
+    rpn_n_train_post_nms: int | None = option(
+        None, "model", "proposals after it at most, in training; default: the model's", low=1
+    )
+    rpn_n_test_pre_nms: int | None = option(
+        None, "model", "proposals before their suppression, of each level, in testing; default: the model's", low=1
+    )
+    rpn_n_test_post_nms: int | None = option(
+        None, "model", "proposals after it at most, in testing; default: the model's", low=1
+    )
     rpn_nms_thresh: float | None = option(
         None, "model", "IoU above which the weaker of two proposals is dropped; default: 0.7", low=0, high=1
     )
@@ -108,35 +116,47 @@ class Config:
     epoch: int = option(14, "schedule", "passes over the training images", low=1)
     max_iter: int | None = option(None, "schedule", "stop after so many steps in all", low=1)
     batch_size: int = option(1, "schedule", "images a step", low=1, high=4096)
-    lr: float = option(1e-3, "schedule", "learning rate; biases take twice as much", low=0, high=100)
+    lr: float = option(
+        1e-3, "schedule", "learning rate: factor of the gradient in a step; biases take twice as much", low=0, high=100
+    )
     lr_decay: float = option(0.1, "schedule", "factor of the learning rate at each milestone", low=0, high=1)
     lr_milestones: tuple[int, ...] = option((10,), "schedule", "epochs after which the learning rate falls", low=0)
     reload_best: bool = option(True, "schedule", "go on from the best checkpoint at each milestone")
     scale_lr: bool = option(False, "schedule", "multiply --lr by the images a step (Goyal et al. 2017, §2.1)")
     warmup: int = option(0, "schedule", "steps over which the learning rate rises to its value", low=0)
-    weight_decay: float = option(0.0005, "schedule", "of all parameters but biases and norms", low=0, high=1)
+    weight_decay: float = option(
+        0.0005, "schedule", "factor of the parameters in a step, but for biases and norms", low=0, high=1
+    )
     use_adam: bool = option(False, "schedule", "AdamW in place of SGD with momentum 0.9")
     # training
     rpn_sigma: float = option(3.0, "training", "σ of the RPN's smooth L1 loss", low=1e-3, high=1e3)
     roi_sigma: float = option(1.0, "training", "σ of the head's smooth L1 loss", low=1e-3, high=1e3)
     rpn_n_sample: int = option(256, "training", "anchors an image in the loss", low=1)
-    rpn_pos_ratio: float = option(0.5, "training", "positives among them at most", low=0, high=1)
+    rpn_pos_ratio: float = option(0.5, "training", "share of positives among these anchors at most", low=0, high=1)
     rpn_pos_iou: float = option(0.7, "training", "IoU with a box from which an anchor is positive", low=0, high=1)
-    rpn_neg_iou: float = option(0.3, "training", "IoU below which it is negative", low=0, high=1)
+    rpn_neg_iou: float = option(0.3, "training", "IoU with all boxes below which an anchor is negative", low=0, high=1)
     rpn_clobber_positives: bool = option(False, "training", "a box's best anchor is negative if below --rpn-neg-iou")
     rpn_positive_weight: float | None = option(
         None, "training", "weight of all positives' boxes in the RPN's loss; default: 1 / samples for each",
         low=1e-6, high=1,
     )  # fmt: skip
     roi_n_sample: int | None = option(None, "training", "RoIs an image in the loss; default: the model's", low=1)
-    roi_pos_ratio: float = option(0.25, "training", "positives among them at most", low=0, high=1)
+    roi_pos_ratio: float = option(0.25, "training", "share of positives among these RoIs at most", low=0, high=1)
     roi_pos_iou: float = option(0.5, "training", "IoU with a box from which a RoI is positive", low=0, high=1)
-    roi_neg_iou_hi: float = option(0.5, "training", "IoU below which it is background", low=0, high=1)
-    roi_neg_iou_lo: float = option(0.0, "training", "IoU from which it is background (jwyang's: 0.1)", low=0, high=1)
-    grad_clip: float | None = option(None, "training", "largest norm of all gradients together", low=1e-6)
+    roi_neg_iou_hi: float = option(0.5, "training", "IoU below which a RoI is background", low=0, high=1)
+    roi_neg_iou_lo: float = option(0.0, "training", "IoU from which a RoI is background (jwyang's: 0.1)", low=0, high=1)
+    grad_clip: float | None = option(
+        None, "training", "largest L2 norm of all gradients together; default: any", low=1e-6
+    )
     load_path: str | None = option(None, "training", "checkpoint: to start from in train, to use in eval and predict")
     finetune: str | None = option(None, "training", "checkpoint for other classes: all but the class layers is taken")
-    seed: int = option(0, "training", "of order, augmentation, samples and initial weights", low=0, high=2**32 - 1)
+    seed: int = option(
+        0,
+        "training",
+        "number that order, augmentation, samples and initial weights are drawn from",
+        low=0,
+        high=2**32 - 1,
+    )
     device: str = option("auto", "training", "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")
     amp: str = option(
         "auto", "training", "precision of the network: bf16, fp16, off (float32); auto takes bf16 where it is fast",
@@ -287,77 +307,9 @@ class Config:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
-def flag(name):
-    """How an option is written on the command line."""
-    return "--" + name.replace("_", "-")
-
-
 def convert(name, value):
     """`value` (a string or a Python value) as the type that the option `name` declares, within its range."""
-    hint, meta = get_type_hints(Config)[name], Config.__dataclass_fields__[name].metadata
-    optional = type(None) in get_args(hint)
-    if value is None or (optional and isinstance(value, str) and value in ("None", "none", "")):
-        if not optional:
-            raise UserError(f"{flag(name)}: needs a value, {type_name(hint)}")
-        return None
-    kind = next((t for t in get_args(hint) if t is not type(None)), hint) if optional else hint
-    if getattr(kind, "__origin__", kind) is tuple:
-        items = value.strip("()[] ").split(",") if isinstance(value, str) else _listed(value)
-        item_kind = get_args(kind)[0]
-        value = tuple(
-            _in_range(name, _scalar(name, item, item_kind, hint), meta) for item in items if str(item).strip()
-        )
-        if not value and (name.startswith("anchor") or name == "save"):
-            raise UserError(f"{flag(name)}: is empty; give {type_name(hint)}")
-        return value
-    return _in_range(name, _scalar(name, value, kind, hint), meta)
-
-
-def _listed(value):
-    return list(value) if isinstance(value, (tuple, list)) else [value]
-
-
-def _scalar(name, value, kind, hint):
-    text = str(value).strip()
-    wrong = UserError(f"{flag(name)}={text}: must be {type_name(hint)}")
-    if kind is str:
-        return text
-    if kind is bool:
-        if text.lower() in TRUE + FALSE:
-            return text.lower() in TRUE
-        raise wrong
-    try:
-        number = float(text)
-    except ValueError:
-        raise wrong from None
-    if kind is int:
-        if isinstance(value, bool) or not number.is_integer():
-            raise wrong
-        return int(text) if text.lstrip("+-").isdigit() else int(number)
-    if number != number:
-        raise wrong
-    return number
-
-
-def _in_range(name, value, meta):
-    low, high, choices = meta["low"], meta["high"], meta["choices"]
-    if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{flag(name)}={value}: must be one of {', '.join(choices)}{hint}")
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise UserError(f"{flag(name)}={value}: must be {bounds}")
-    return value
-
-
-def type_name(hint):
-    """A type in a user's words."""
-    kind = next((t for t in get_args(hint) if t is not type(None)), hint) if type(None) in get_args(hint) else hint
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-    if getattr(kind, "__origin__", None) is tuple:
-        return words[get_args(kind)[0]].replace("a ", "").replace("number", "numbers") + " with commas between"
-    return words[kind]
+    return read_value(flag(name), value, get_type_hints(Config)[name], Config.__dataclass_fields__[name].metadata)
 
 
 opt = Config()
