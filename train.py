@@ -13,6 +13,7 @@ from utils.startup import heed_interrupts, load_torch
 load_torch(is_program=__name__ == "__main__")  # before all that imports it
 
 import os
+import shlex
 import sys
 import time
 from contextlib import nullcontext
@@ -22,7 +23,6 @@ from pathlib import Path
 import fire
 import torch
 from fire.decorators import SetParseFn
-from tqdm import tqdm
 
 from data.dataset import set_epoch, to_device
 from data.splits import open_scored, open_split, report, report_both
@@ -31,7 +31,7 @@ from model.start import architecture_options, described_model, detector, new_mod
 from model.zoo import MODELS, architecture, build_model, model_class, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
 from utils.check_tool import anchor_line, best_anchor_ious, notices, say_what_is_there
-from utils.checkpoint import read_checkpoint, state_to_go_on_from
+from utils.checkpoint import read_checkpoint, state_to_go_on_from, stored_options
 from utils.cli_tool import (
     beside,
     check_finite,
@@ -42,10 +42,9 @@ from utils.cli_tool import (
     make_run_dir,
     return_free_memory,
     run_command,
-    say,
     seed_everything,
 )
-from utils.command_options import refuse_unread, refuse_without_needed
+from utils.command_options import options_of, refuse_unread, refuse_without_needed
 from utils.config import opt
 from utils.detections import make_room_for_detections, path_part, write_detections
 from utils.errors import UserError
@@ -54,10 +53,12 @@ from utils.label_names import parse_label_names
 from utils.models_tool import describe, models_table
 from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
+from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
 from utils.run_tool import next_lines
 from utils.scoring_tool import score
 from utils.show_tool import dashboard, enter_debugger, show, show_result
+from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, say, say_result, set_verbosity, tell, warn
 
 
 @SetParseFn(str)
@@ -77,9 +78,9 @@ def train(*args, **kwargs):
     model = training_model(opt, train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
     model.rpn_only = opt.schedule == "rpn"
     best = best_anchor_ious(model, train_db)
-    say(anchor_line(best))
+    tell(anchor_line(best))
     for line in notices(train_db, val_db, best):
-        say(f"warning: {line}", file=sys.stderr)
+        warn(line)
     name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(name, opt.overwrite)
     with dashboard(opt.env, opt.port, opt.visdom, model.label_names, run_dir) as vis:
@@ -98,8 +99,8 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
     loader = training_loader(opt, model, train_db, train_rois)
     n_steps = opt.epoch * len(loader) if opt.max_iter is None else min(opt.max_iter, opt.epoch * len(loader))
     step, epoch = first_epoch * len(loader), first_epoch
-    say(f"train: {type(model).__name__} on {device}, {n_steps} steps of {opt.batch_size} images; run: {run_dir}")
-    bar = tqdm(total=n_steps, initial=step, desc="train", unit="step", smoothing=0.05)
+    tell(f"train: {type(model).__name__} on {device}, {n_steps} steps of {opt.batch_size} images; run: {run_dir}")
+    bar = progress_bar(total=n_steps, initial=step, desc="train", unit="step")
     try:
         for epoch in range(first_epoch, opt.epoch):
             set_epoch(loader, epoch)
@@ -158,7 +159,7 @@ def alternate(train_db, val_db, device, amp):
         for k, parts in enumerate(("rpn", "head", "rpn", "head"), start=1):
             if k < done:
                 continue
-            say(f"step {k} of 4: {'RPN' if parts == 'rpn' else 'Fast R-CNN on the proposals of step ' + str(k - 1)}")
+            tell(f"step {k} of 4: {'RPN' if parts == 'rpn' else 'Fast R-CNN on the proposals of step ' + str(k - 1)}")
             seed_everything(opt.seed)
             if k == done:
                 model, epoch = model_from_checkpoint(state), state.other_info["epoch"]
@@ -265,7 +266,7 @@ def models(*args, **kwargs):
     with autocast(device, amp_dtype(opt.amp, device)):
         options = architecture_options(opt, only_given=True)
         rows = [describe(name, partial(build_model, name, 20, **options), (600, 800), device)
-                for name in tqdm(names, unit="model", leave=False)]  # fmt: skip
+                for name in progress_bar(names, "models", unit="model", leave=False)]  # fmt: skip
     say(models_table(rows, (600, 800)))
 
 
@@ -281,8 +282,12 @@ def read_options(command, args, kwargs):
     if args:
         raise UserError(f"{args[0]}: an option is written --name=value; --help lists them")
     refuse_unread(command, kwargs)
+    if path := kwargs.get("config"):
+        opt.begin_with(stored_options(path), options_of(command).names, kwargs.get("model"))
     opt.parse(kwargs)
     refuse_without_needed(command, opt)
+    set_verbosity(QUIET if opt.quiet else VERBOSE if opt.verbose else USUAL)
+    detail(f"options: {shlex.join(opt.words())}")
 
 
 def propose_for(model, db):
@@ -292,18 +297,20 @@ def propose_for(model, db):
 
 
 def evaluate(model, db, rois=None):
-    return over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
+    result = over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
+    detail(result.table())
+    return result
 
 
 def finish(run_dir, best_map, val_db):
     best = run_dir / "best.pth" if best_map is not None else run_dir / "last.pth"
     if best_map is not None:
-        say(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
+        say_result(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
     if opt.draw and val_db is not None:
         model = ready(model_from_checkpoint(read_checkpoint(best)), "visualize")
         draw(model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
     for line in next_lines(best, opt, val_db is not None):
-        say(line)
+        tell(line)
 
 
 def draw(model, paths, out_dir, every=1):
@@ -311,15 +318,15 @@ def draw(model, paths, out_dir, every=1):
         n_together = 8 if model.device.type == "cuda" else 1
         records, problems = predict_files(model, paths, out_dir, n_together, opt.save, every, opt.overwrite)
     for line in problems:
-        say(f"warning: {line}", file=sys.stderr)
-    say(summary(records, opt.save, out_dir))
+        warn(line)
+    say_result(summary(records, opt.save, out_dir))
 
 
 def detector_at(preset, with_rois=False):
     """The model of --load-path, ready to predict; `with_rois`: on stored proposals."""
     checkpoint = read_checkpoint(opt.load_path)
     if checkpoint.config.get("schedule") == "fast_rcnn" and not with_rois:
-        say(f"warning: {checkpoint.path} learned on stored proposals, and its RPN nothing", file=sys.stderr)
+        warn(f"{checkpoint.path} learned on stored proposals, and its RPN nothing")
     return ready(detector(opt, checkpoint), preset)
 
 

@@ -1,13 +1,12 @@
 """The sets and loaders that a command begins with, from its options."""
 
-from tqdm import tqdm
-
 from data.dataset import Dataset, TestDataset, test_loader, train_loader
 from data.splits import training_sets
 from utils.checkpoint import read_checkpoint
 from utils.cli_tool import workers
 from utils.label_names import parse_label_names
 from utils.precision_tool import amp_dtype, autocast
+from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals
 
 
@@ -51,7 +50,7 @@ def over(opt, model, db, n, what, function, *arguments):
     on_gpu = model.device.type == "cuda"
     loader = test_loader(TestDataset(db, *model.preparation, raw=on_gpu), workers(opt.test_num_workers), n)
     with (
-        tqdm(total=n, desc=f"{what} {db.split}", unit="img", leave=False) as bar,
+        progress_bar(total=n, desc=f"{what} {db.split}", unit="img", leave=False) as bar,
         autocast(model.device, amp_dtype(opt.amp, model.device)),
     ):
         return function(model, loader, *arguments, bar.update, 32 if on_gpu else 1, raw=on_gpu)

@@ -1,4 +1,4 @@
-"""What the commands share: lines to the terminal, the device, the run's folder."""
+"""What the commands share: the device, the run's folder."""
 
 import argparse
 import ctypes
@@ -13,17 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.file_tool import prepare_file
 from utils.help_tool import HELP, command_help, overview
-
-
-def say(line, file=None):
-    """Print a line, between the progress bars if there are any."""
-    tqdm.write(str(line), file=file or sys.stdout)
-    (file or sys.stdout).flush()
+from utils.terminal_tool import say
 
 
 def error_line(error):
@@ -156,10 +150,10 @@ def run_command(commands, argv, fire):
     if name not in commands:
         near = difflib.get_close_matches(name, commands, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}"
-        print(f"error: {name}: unknown command; {hint}", file=sys.stderr)
+        say(f"error: {name}: unknown command; {hint}", file=sys.stderr)
         return 2
     if "-" in argv or "--" in argv:  # fire's own separators
-        print("error: - and -- alone: an option is written --name=value; --help lists them", file=sys.stderr)
+        say("error: - and -- alone: an option is written --name=value; --help lists them", file=sys.stderr)
         return 2
     if asked := [word for word in argv if word in HELP]:
         print(command_help(name, commands[name], all_options=asked[0] in HELP[2:]))

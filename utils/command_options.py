@@ -23,8 +23,8 @@ DETECTING = ("score_thresh", "nms_thresh", "max_dets")
 SPEED = ("device", "amp", "compile")
 OF_EVAL = {"detections", "save_detections", "iou_thresh", "plus_one"}
 OF_PREDICT = {"image", "every"}
-ALWAYS = ("use_chainer",)  # taken by all commands; the last is refused by what it means
-ALL = tuple(f.name for f in fields(Config) if f.name not in ALWAYS)
+OF_ALL = ("config", "quiet", "verbose")  # read by all commands
+ALL = tuple(f.name for f in fields(Config) if f.name != "use_chainer")  # which `Config.parse` refuses
 
 A_CHECKPOINT = "name a checkpoint, such as runs/NAME/best.pth"
 
@@ -50,7 +50,7 @@ class Reads:
     @property
     def names(self) -> tuple[str, ...]:
         """All that is read, each once."""
-        return tuple(dict.fromkeys((*self.needed, *self.common, *self.others)))
+        return tuple(dict.fromkeys((*self.needed, *self.common, *self.others, *OF_ALL)))
 
 
 TRAIN = Reads(

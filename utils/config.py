@@ -13,6 +13,9 @@ from utils.option_values import flag, read_value
 
 GROUPS = ("data", "model", "schedule", "training", "run", "evaluation", "prediction")
 BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a run learns, not what
+# What --config does not take: what is of one machine, where a run begins, and what is written or read once.
+OF_ONE_RUN = BESIDE | {"use_chainer", "load_path", "finetune", "detections", "save_detections", "out", "image"}
+OF_ALL_RUNS = {"plot_every", "eval_every"}  # of the group "run": it takes these alone
 
 
 def option(default, group, help, *, low=None, high=None, choices=None):
@@ -175,6 +178,11 @@ class Config:
     draw: int | None = option(
         None, "run", "at the end, draw what the best checkpoint sees in so many pictures of --val-split", low=1
     )
+    config: str | None = option(
+        None, "run", "checkpoint, or runs/NAME, whose run's options are taken where the command line says nothing else"
+    )
+    quiet: bool = option(False, "run", "results, warnings and errors only, and no bars")
+    verbose: bool = option(False, "run", "say more: options that are not the default, average precision by class")
     # evaluation and prediction
     test_num: int = option(10000, "evaluation", "images evaluated at most", low=1)
     score_thresh: float | None = option(
@@ -272,6 +280,8 @@ class Config:
             raise UserError(
                 f"--train-sizes: {max(after['train_sizes'])} is more than --max-size={after['max_size']}; make it less"
             )
+        if after["quiet"] and after["verbose"]:
+            raise UserError("--quiet and --verbose: say how much is to be said; give one of them")
         if after["load_path"] and after["finetune"]:
             raise UserError("--load-path and --finetune both name a checkpoint; give one of them")
 
@@ -296,11 +306,33 @@ class Config:
     def update_known(self, stored):
         """Take the options of a checkpoint that this version has; others and unreadable ones are left."""
         names = {f.name for f in fields(self)} - {"use_chainer", "load_path", "finetune"}  # where that run began
-        readable = {}
-        for name in names & stored.keys():
-            with suppress(UserError):
-                readable[name] = convert(name, stored[name])
-        return self.parse(readable)
+        return self.parse(_readable(stored, names))
+
+    def begin_with(self, stored, names, model=None):
+        """Take from the options of a checkpoint what another run may begin with; `parse` comes after it.
+
+        Only what is not this version's default counts as given.
+
+        Args:
+            stored: name → value.
+            names: the options that are wanted.
+            model: the network, if another one was named: it has its own anchors, RoIs and proposals.
+        """
+        wanted = {f.name for f in fields(self) if f.name in names and f.name not in OF_ONE_RUN and
+                  (f.metadata["group"] != "run" or f.name in OF_ALL_RUNS)}  # fmt: skip
+        if model not in (None, stored.get("model", self.model)):
+            wanted -= {f.name for f in fields(self) if f.metadata["group"] == "model" and f.default is None}
+            wanted -= {"roi_n_sample", "nms_thresh", "max_dets"}  # a checkpoint says what they were for its own model
+        taken = _readable(stored, wanted)
+        for name, value in taken.items():
+            setattr(self, name, value)
+        defaults = {f.name: f.default for f in fields(self)}
+        self.given = getattr(self, "given", frozenset()) | {name for name in taken if taken[name] != defaults[name]}
+
+    def words(self):
+        """The options that are not the default, as a command line has them."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return [f"{flag(k)}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items()]
 
     def state_dict(self):
         """The options as plain values."""
@@ -310,6 +342,15 @@ class Config:
 def convert(name, value):
     """`value` (a string or a Python value) as the type that the option `name` declares, within its range."""
     return read_value(flag(name), value, get_type_hints(Config)[name], Config.__dataclass_fields__[name].metadata)
+
+
+def _readable(stored, names):
+    """Those of the stored values that are options of this version, and within their range."""
+    readable = {}
+    for name in names & stored.keys():
+        with suppress(UserError):
+            readable[name] = convert(name, stored[name])
+    return readable
 
 
 opt = Config()
