@@ -55,7 +55,7 @@ from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
 from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
-from utils.run_tool import next_lines
+from utils.run_tool import closing_lines, tell_plan
 from utils.scoring_tool import score
 from utils.show_tool import dashboard, enter_debugger, show, show_result
 from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, say, say_result, set_verbosity, tell, warn
@@ -94,12 +94,12 @@ def train(*args, **kwargs):
 def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, first_epoch=0, best_map=None, **facts):
     """The training loop, from epoch `first_epoch` on. Returns the best mAP or None. `facts` go into the checkpoints."""
     model, device = trainer.faster_rcnn, trainer.faster_rcnn.device
-    if opt.compile:
-        model.compile_layers()
     loader = training_loader(opt, model, train_db, train_rois)
     n_steps = opt.epoch * len(loader) if opt.max_iter is None else min(opt.max_iter, opt.epoch * len(loader))
     step, epoch = first_epoch * len(loader), first_epoch
-    tell(f"train: {type(model).__name__} on {device}, {n_steps} steps of {opt.batch_size} images; run: {run_dir}")
+    tell_plan(opt, trainer, train_db, n_steps, len(loader), run_dir)
+    if opt.compile:
+        model.compile_layers()
     bar = progress_bar(total=n_steps, initial=step, desc="train", unit="step")
     try:
         for epoch in range(first_epoch, opt.epoch):
@@ -272,6 +272,7 @@ def models(*args, **kwargs):
 
 COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "check": check, "propose": propose,
             "models": models}  # fmt: skip
+BEGIN = time.monotonic()  # of the program
 PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule trains
 
 
@@ -309,7 +310,7 @@ def finish(run_dir, best_map, val_db):
     if opt.draw and val_db is not None:
         model = ready(model_from_checkpoint(read_checkpoint(best)), "visualize")
         draw(model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
-    for line in next_lines(best, opt, val_db is not None):
+    for line in closing_lines(opt, run_dir, best, val_db is not None, time.monotonic() - BEGIN):
         tell(line)
 
 
