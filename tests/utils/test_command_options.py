@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READERS = ("train.py", "trainer.py", "model/start.py", "data/start.py", "utils/run_tool.py", "utils/command_options.py")
 NAMES = {f.name for f in fields(Config)}
 # What the code reads without an attribute of its name, and why.
-DYNAMIC = {"architecture_options": NETWORK_OPTIONS}
+DYNAMIC = {"architecture_options": NETWORK_OPTIONS, "read_options": ("config",)}
 WITHOUT_EFFECT = {"propose": ("score_thresh",)}  # of the detections that it does not make
 DIRECTORY = {"data_dir": ("data", "voc_data_dir", "coco_data_dir")}
 
