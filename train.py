@@ -9,40 +9,30 @@
 `python train.py COMMAND --help` lists the options. A mistake in an option or a file is one line and exit code 2.
 """
 
+from utils.startup import heed_interrupts, load_torch
+
+load_torch(is_program=__name__ == "__main__")  # before all that imports it
+
 import os
 import shlex
-import signal
 import sys
 import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-# By default the threads of a parallel region spin while they wait for the last one: with any other process on one of
-# the cores (a data loader's, say) that makes a step on a CPU several times as slow. Read when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while the packages are loaded there is nothing to tell
-
 import fire
 import torch
 from fire.decorators import SetParseFn
-from tqdm import tqdm
 
-try:
-    import torchvision  # noqa: F401
-except RuntimeError as reason:  # its operators are not compiled for this build of torch (+cpu, say)
-    print(f"error: torchvision does not fit torch {torch.__version__} ({reason}); install both anew", file=sys.stderr)
-    sys.exit(2)
-
-from data.dataset import Dataset, TestDataset, set_epoch, test_loader, to_device, train_loader
-from data.splits import open_scored, open_split, report, report_both, training_sets
+from data.dataset import set_epoch, to_device
+from data.splits import open_scored, open_split, report, report_both
+from data.start import over, stored_proposals, training_data, training_loader
 from model.start import architecture_options, described_model, detector, new_model, training_model, with_threshold
 from model.zoo import MODELS, architecture, build_model, model_class, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
 from utils.check_tool import anchor_line, best_anchor_ious, notices, say_what_is_there
-from utils.checkpoint import read_checkpoint, state_to_go_on_from
+from utils.checkpoint import read_checkpoint, state_to_go_on_from, stored_options
 from utils.cli_tool import (
     beside,
     check_finite,
@@ -53,10 +43,9 @@ from utils.cli_tool import (
     make_run_dir,
     return_free_memory,
     run_command,
-    say,
     seed_everything,
-    workers,
 )
+from utils.command_options import options_of, refuse_unread, refuse_without_needed
 from utils.config import opt
 from utils.dashboard_tool import about, dashboard, from_environment, server_from, show_runs
 from utils.detections import make_room_for_detections, path_part, write_detections
@@ -65,34 +54,37 @@ from utils.inference_tool import detect_all, evaluate_model, propose_all
 from utils.label_names import parse_label_names
 from utils.models_tool import describe, models_table
 from utils.pace_tool import Pace
+from utils.plan_tool import closing_lines, tell_plan
 from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
+from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
 from utils.report_tool import write_report
 from utils.scoring_tool import score
 from utils.show_tool import Show, enter_debugger
+from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, say, say_result, set_verbosity, tell, warn
 
 
 @SetParseFn(str)
 def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
-    read_options(args, kwargs)
+    read_options("train", args, kwargs)
     opt.check_schedule()
     leave_with_the_state_saved()
     device = choose_device(opt.device)
     amp = amp_dtype(opt.amp, device)
     seed_everything(opt.seed)
-    train_db, val_db, checkpoint = training_data()
+    train_db, val_db, checkpoint = training_data(opt, names_to_go_on)
     report_both(train_db, val_db, opt.val_split, opt.data_dir)
     if opt.schedule == "alternating":
         return alternate(train_db, val_db, device, amp)
-    train_rois, val_rois = stored_proposals(train_db, val_db)
+    train_rois, val_rois = stored_proposals(opt, train_db, val_db)
     model = training_model(opt, train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
     model.rpn_only = opt.schedule == "rpn"
     best = best_anchor_ious(model, train_db)
-    say(anchor_line(best))
+    tell(anchor_line(best))
     for line in notices(train_db, val_db, best):
-        say(f"warning: {line}", file=sys.stderr)
+        warn(line)
     name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
     run_dir = make_run_dir(name, opt.overwrite)
     with dashboard(opt.env, opt.visdom, server_from(opt), model.label_names, run_dir, about(opt)) as vis:
@@ -106,17 +98,17 @@ def train(*args, **kwargs):
 def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, first_epoch=0, best_map=None, **facts):
     """The training loop, from epoch `first_epoch` on. Returns the best mAP or None. `facts` go into the checkpoints."""
     model, device = trainer.faster_rcnn, trainer.faster_rcnn.device
-    if opt.compile:
-        model.compile_layers()
-    loader = training_loader(model, train_db, train_rois)
+    loader = training_loader(opt, model, train_db, train_rois)
     n_steps = opt.epoch * len(loader) if opt.max_iter is None else min(opt.max_iter, opt.epoch * len(loader))
     step, epoch = first_epoch * len(loader), first_epoch
     pace = Pace(n_steps, n_evaluations=0 if val_db is None else (opt.epoch - first_epoch) // opt.eval_every)
     before = (facts.get("alternating", 1) - 1) * n_steps  # of the schedule's earlier parts
     followed = (train_db, train_rois) if val_db is None else (val_db, val_rois)
     show = Show(trainer, pace, len(loader), *followed, before, opt.show_proposals)
-    say(f"train: {type(model).__name__} on {device}, {n_steps} steps of {opt.batch_size} images; run: {run_dir}")
-    bar = tqdm(total=n_steps, initial=step, desc="train", unit="step", smoothing=0.05)
+    tell_plan(opt, trainer, train_db, n_steps, len(loader), run_dir)
+    if opt.compile:
+        model.compile_layers()
+    bar = progress_bar(total=n_steps, initial=step, desc="train", unit="step")
     try:
         for epoch in range(first_epoch, opt.epoch):
             set_epoch(loader, epoch)
@@ -177,7 +169,7 @@ def alternate(train_db, val_db, device, amp):
         for k, parts in enumerate(("rpn", "head", "rpn", "head"), start=1):
             if k < done:
                 continue
-            say(f"step {k} of 4: {'RPN' if parts == 'rpn' else 'Fast R-CNN on the proposals of step ' + str(k - 1)}")
+            tell(f"step {k} of 4: {'RPN' if parts == 'rpn' else 'Fast R-CNN on the proposals of step ' + str(k - 1)}")
             seed_everything(opt.seed)
             if k == done:
                 model, epoch = model_from_checkpoint(state), state.other_info["epoch"]
@@ -210,8 +202,8 @@ def alternate(train_db, val_db, device, amp):
 @SetParseFn(str)
 def check(*args, **kwargs):
     """Tell what --train-split and --val-split hold, and name each thing that training would drop or misread."""
-    read_options(args, kwargs)
-    train_db, val_db, checkpoint = training_data(strict=False)
+    read_options("check", args, kwargs)
+    train_db, val_db, checkpoint = training_data(opt, names_to_go_on, strict=False)
     with nullcontext() if checkpoint else torch.device("meta"):  # without weights: only the anchors are asked for
         model = described_model(opt, train_db.label_names, checkpoint) if train_db.label_names else None
     say_what_is_there(model, train_db, val_db)
@@ -220,7 +212,7 @@ def check(*args, **kwargs):
 @SetParseFn(str)
 def evaluate_command(*args, **kwargs):
     """Score the checkpoint --load-path, or --detections that someone made, on --val-split; write it as JSON and CSV."""
-    read_options(args, kwargs)
+    read_options("eval", args, kwargs)
     if bool(opt.load_path) == bool(opt.detections):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
     of = opt.detections or os.path.splitext(opt.load_path)[0]
@@ -231,14 +223,14 @@ def evaluate_command(*args, **kwargs):
         db, found = open_scored(opt.data, opt.data_dir, opt.val_split, opt.detections, names, opt.test_num)
         about, names = {"detections": opt.detections}, db.label_names
     else:
-        model = detector_at("evaluate")
+        model = detector_at("evaluate", with_rois=bool(opt.proposals))
         names = None if model.rpn_only else model.label_names  # to an RPN all are objects
         db = open_split(opt.data, opt.data_dir, opt.val_split, names, use_difficult=True)
         report(db)
         if opt.save_detections:
             make_room_for_detections(opt.save_detections, model.rpn_only, db.names)
         rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
-        found = over(model, db, min(len(db), opt.test_num), "eval on", partial(detect_all, rois=rois))
+        found = over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(detect_all, rois=rois))
         about = {"checkpoint": opt.load_path, "score_thresh": model.score_thresh, "nms_thresh": model.nms_thresh}
         names = model.detected_names
     about |= {"data_dir": opt.data_dir, "split": opt.val_split, "n_images": len(found)}
@@ -252,20 +244,16 @@ def evaluate_command(*args, **kwargs):
 @SetParseFn(str)
 def predict(*args, **kwargs):
     """Write what the checkpoint --load-path sees in --image (a picture, video, folder or glob): drawn, JSON or VOC."""
-    read_options(args, kwargs, needs="load_path")
-    if not opt.image:
-        raise UserError("--image is missing: name a picture, a video, a folder or a glob")
-    if opt.proposals:
-        raise UserError("--proposals are of the pictures of a data set: predict finds its own; leave them out")
+    read_options("predict", args, kwargs)
     leave_with_the_state_saved()
     paths = find_images(opt.image)
-    draw(detector_at("visualize"), paths, opt.out or "runs/predict")
+    draw(detector_at("visualize"), paths, opt.out or "runs/predict", opt.every)
 
 
 @SetParseFn(str)
 def propose(*args, **kwargs):
     """Write what the RPN of --load-path proposes for the pictures of --val-split, and print how many boxes it finds."""
-    read_options(args, kwargs, needs="load_path")
+    read_options("propose", args, kwargs)
     path = Path(opt.out or beside(os.path.splitext(opt.load_path)[0], f"_proposals_{path_part(opt.val_split)}.npz"))
     make_room(path)
     model = detector_at("evaluate")
@@ -280,7 +268,7 @@ def propose(*args, **kwargs):
 @SetParseFn(str)
 def models(*args, **kwargs):
     """List the models with their parameters, stride, arithmetic and time on this machine (--model: only that one)."""
-    read_options(args, kwargs)
+    read_options("models", args, kwargs)
     names = [opt.model] if "model" in opt.given else list(MODELS)
     for name in names:
         model_class(name)  # an unknown one is refused before any work
@@ -288,128 +276,82 @@ def models(*args, **kwargs):
     with autocast(device, amp_dtype(opt.amp, device)):
         options = architecture_options(opt, only_given=True)
         rows = [describe(name, partial(build_model, name, 20, **options), (600, 800), device)
-                for name in tqdm(names, unit="model", leave=False)]  # fmt: skip
+                for name in progress_bar(names, "models", unit="model", leave=False)]  # fmt: skip
     say(models_table(rows, (600, 800)))
 
 
 @SetParseFn(str)
 def dashboard_command(*args, **kwargs):
     """Show a run, --run=runs/NAME, live or months later, on a visdom server; of several, a,b, the curves together."""
-    read_options(args, kwargs)
-    show_runs(needed_runs(), opt.env if "env" in opt.given else None, opt.visdom, server_from(opt))
+    read_options("dashboard", args, kwargs)
+    show_runs(opt.run, opt.env if "env" in opt.given else None, opt.visdom, server_from(opt))
 
 
 @SetParseFn(str)
 def report_command(*args, **kwargs):
     """Write one file, --out in .html or .md, of what the run --run recorded; several, with commas, are compared."""
-    read_options(args, kwargs)
-    say(f"written to {write_report(needed_runs(), opt.out)}")
+    read_options("report", args, kwargs)
+    say_result(f"written to {write_report(opt.run, opt.out)}")
 
 
 COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "check": check, "propose": propose,
             "models": models, "dashboard": dashboard_command, "report": report_command}  # fmt: skip
+BEGIN = time.monotonic()  # of the program
 PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule trains
 
 
 # What the commands are made of, in the order of use.
 
 
-def read_options(args, kwargs, needs=None):
+def read_options(command, args, kwargs):
     if args:
         raise UserError(f"{args[0]}: an option is written --name=value; --help lists them")
+    refuse_unread(command, kwargs)
+    if path := kwargs.get("config"):
+        opt.begin_with(stored_options(path), options_of(command).names, kwargs.get("model"))
     opt.parse(from_environment(kwargs) | kwargs)
-    if needs and not getattr(opt, needs):
-        raise UserError(f"--{needs.replace('_', '-')} is missing: name a checkpoint, such as runs/NAME/best.pth")
-
-
-def needed_runs():
-    if not opt.run:
-        raise UserError("--run is missing: name the folder of a run, such as runs/NAME; several with commas")
-    return opt.run
-
-
-def training_data(**reading):
-    """The training set, the validation set or None, and the checkpoint to start from or None."""
-    checkpoint = read_checkpoint(opt.load_path or opt.finetune) if opt.load_path or opt.finetune else None
-    names = parse_label_names(opt.label_names) if opt.label_names else None
-    given = bool(names)
-    known = (lambda names: names_to_go_on(checkpoint, names, given)) if opt.load_path else None
-    needs_val = "val_split" in opt.given
-    sets = training_sets(
-        opt.data, opt.data_dir, opt.train_split, opt.val_split, names, known, needs_val=needs_val, **reading
-    )
-    return *sets, checkpoint
-
-
-def training_loader(model, db, rois):
-    raw = model.device.type == "cuda"  # a GPU resizes faster
-    geometry = {"min_sizes": opt.train_sizes, "max_ratio": opt.max_ratio, "scale_crop": opt.scale_crop}
-    augmentation = geometry | {"jitter": opt.jitter, "plus_one": model.convention.plus_one}
-    dataset = Dataset(db, *model.preparation, seed=opt.seed, raw=raw, proposals=rois, **augmentation)
-    wide = [width > height for height, width in map(db.size, range(len(db)))] if opt.group_by_aspect else None
-    return train_loader(dataset, opt.batch_size, workers(opt.num_workers), wide)
-
-
-def stored_proposals(train_db, val_db):
-    """The proposals of --proposals for both sets, or None."""
-    if not opt.proposals:
-        return None, None
-    train_rois = read_proposals(opt.proposals, train_db.ids)
-    return train_rois, read_proposals(opt.proposals, val_db.ids) if val_db is not None else None
+    refuse_without_needed(command, opt)
+    set_verbosity(QUIET if opt.quiet else VERBOSE if opt.verbose else USUAL)
+    detail(f"options: {shlex.join(opt.words())}")
 
 
 def propose_for(model, db):
     """(bbox, score) of each image of `db`: the best 2,000 after suppression, of all that the RPN makes."""
     counts = opt.rpn_n_test_pre_nms or sys.maxsize, opt.rpn_n_test_post_nms or 2000
-    return over(model, db, len(db), "propose for", propose_all, *counts)
+    return over(opt, model, db, len(db), "propose for", propose_all, *counts)
 
 
 def evaluate(model, db, rois=None):
-    return over(model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
-
-
-def over(model, db, n, what, function, *arguments):
-    """`function(model, loader, *arguments, ...)` of `db`'s first `n` images, with a bar, in the wanted precision."""
-    on_gpu = model.device.type == "cuda"
-    loader = test_loader(TestDataset(db, *model.preparation, raw=on_gpu), workers(opt.test_num_workers), n)
-    with (
-        tqdm(total=n, desc=f"{what} {db.split}", unit="img", leave=False) as bar,
-        autocast(model.device, amp_dtype(opt.amp, model.device)),
-    ):
-        return function(model, loader, *arguments, bar.update, 32 if on_gpu else 1, raw=on_gpu)
+    result = over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
+    detail(result.table())
+    return result
 
 
 def finish(run_dir, best_map, val_db):
     best = run_dir / "best.pth" if best_map is not None else run_dir / "last.pth"
     if best_map is not None:
-        say(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
+        say_result(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
     if opt.draw and val_db is not None:
         model = ready(model_from_checkpoint(read_checkpoint(best)), "visualize")
         draw(model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
-    say("next:")
-    if val_db is not None:
-        kind = [f"--data={opt.data}"] if opt.data != "voc" else []
-        words = [f"--load-path={best}", *kind, f"--{opt.data}-data-dir={opt.data_dir}", f"--val-split={opt.val_split}"]
-        words += [f"--proposals={','.join(opt.proposals)}"] if opt.proposals else []
-        say(f"  python train.py eval {shlex.join(words)}")
-    if not opt.proposals:  # else it has no RPN that would find anything in another picture
-        say(f"  python train.py predict {shlex.join([f'--load-path={best}'])} --image=FILE_OR_FOLDER")
+    for line in closing_lines(opt, run_dir, best, val_db is not None, time.monotonic() - BEGIN):
+        tell(line)
 
 
-def draw(model, paths, out_dir):
+def draw(model, paths, out_dir, every=1):
     with autocast(model.device, amp_dtype(opt.amp, model.device)):
         n_together = 8 if model.device.type == "cuda" else 1
-        records, problems = predict_files(model, paths, out_dir, n_together, opt.save, opt.every, opt.overwrite)
+        records, problems = predict_files(model, paths, out_dir, n_together, opt.save, every, opt.overwrite)
     for line in problems:
-        say(f"warning: {line}", file=sys.stderr)
-    say(summary(records, opt.save, out_dir))
+        warn(line)
+    say_result(summary(records, opt.save, out_dir))
 
 
-def detector_at(preset):
-    """The model of --load-path, ready to predict."""
+def detector_at(preset, with_rois=False):
+    """The model of --load-path, ready to predict; `with_rois`: on stored proposals."""
     checkpoint = read_checkpoint(opt.load_path)
-    if checkpoint.config.get("schedule") == "fast_rcnn" and not opt.proposals:
-        say(f"warning: {checkpoint.path} learned on stored proposals, and its RPN nothing", file=sys.stderr)
+    if checkpoint.config.get("schedule") == "fast_rcnn" and not with_rois:
+        warn(f"{checkpoint.path} learned on stored proposals, and its RPN nothing")
     return ready(detector(opt, checkpoint), preset)
 
 
@@ -423,6 +365,5 @@ def ready(model, preset):
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    heed_interrupts()
     sys.exit(run_command(COMMANDS, sys.argv[1:], fire))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from data.bbox_dataset import (
     BboxDataset,
@@ -33,6 +32,7 @@ from utils.detections import Names
 from utils.errors import UserError
 from utils.index_tool import MANY, FileIndex
 from utils.json_tool import id_key, id_number, is_finite, is_number, read_json
+from utils.progress_tool import progress_bar
 
 # Where the tools that people use put the instances of a split, and its pictures: COCO itself, CVAT, Roboflow, ...
 _JSONS = (
@@ -93,7 +93,7 @@ class COCOBboxDataset(BboxDataset):
         paths = {key: _picture_path(folder, image) for key, image in images.items()} if pictures else {}
         look_at_pictures(paths.values(), index)
         image_ids, found, truths = [], [], []
-        for key, image in tqdm(images.items(), "annotations", unit="img", disable=len(images) <= MANY):
+        for key, image in progress_bar(images.items(), "annotations", unit="img", disable=len(images) <= MANY):
             with noting(faults):
                 picture = Picture(None, _size(image))
                 if pictures:

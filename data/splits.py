@@ -7,11 +7,11 @@ from contextlib import nullcontext
 
 from data import coco_dataset, voc_dataset
 from data.bbox_dataset import BboxDataset, UnionDataset, report_problems
-from utils.cli_tool import say
 from utils.detections import read_detections
 from utils.errors import UserError
 from utils.index_tool import FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
+from utils.terminal_tool import say, tell, warn
 
 READERS = {  # --data → its dataset, and the module that has `find_label_names` and `has_split`
     "voc": (voc_dataset.VOCBboxDataset, voc_dataset),
@@ -113,7 +113,7 @@ def training_sets(kind, data_dir, train_split, val_split, label_names=None, know
 
 def report(db):
     """Print what a dataset has, and what is wrong with it."""
-    say(db.summary())
+    tell(db.summary())
     if db.problems:
         say(f"{report_problems(db.problems)}\n  python train.py check names each", file=sys.stderr)
 
@@ -122,7 +122,7 @@ def report_both(train_db, val_db, val_split, data_dir):
     """`report` of a training set and of its validation set or None."""
     report(train_db)
     if val_db is None:
-        say(f"no split {val_split} in {data_dir}: the run goes on without validation, and keeps last.pth alone")
+        tell(f"no split {val_split} in {data_dir}: the run goes on without validation, and keeps last.pth alone")
         return
     report(val_db)
 
@@ -142,8 +142,8 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
         raise UserError(f"{path}: has categories without category_name whose number no file of {split} says; name them")
     if found.by_number:
         numbers = ", ".join(f"{own_id} {name}" for name, own_id in db.names.category_ids.items())
-        say(f"{path}: its categories are taken as {numbers}; --label-names=a,b,c says others")
+        tell(f"{path}: its categories are taken as {numbers}; --label-names=a,b,c says others")
     if n_left_out:
         what = f"detections are of images or classes that {db.split} has not: left out"
-        say(f"warning: {n_left_out:,} {what}", file=sys.stderr)
+        warn(f"{n_left_out:,} {what}")
     return db, found.of_first(max_images)

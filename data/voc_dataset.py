@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from data.bbox_dataset import (
     BboxDataset,
@@ -34,6 +33,7 @@ from utils.errors import UserError
 from utils.file_tool import text_lines
 from utils.index_tool import MANY, FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
+from utils.progress_tool import progress_bar
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # in any case; the earlier one wins where two share an id
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
@@ -281,7 +281,7 @@ def _read_annotations(data_dir: str, ids: Collection[str], index: FileIndex):
     """id → `_Annotation`, and a line for each that can't be read."""
     folder, annotations, faults = _folder(data_dir, "Annotations"), {}, []
     files = _index_files(data_dir, pictures=False)
-    for image_id in tqdm(ids, desc="annotations", unit="file", disable=len(ids) <= MANY):
+    for image_id in progress_bar(ids, desc="annotations", unit="file", disable=len(ids) <= MANY):
         names = _files_of(files, image_id)
         path = os.path.join(folder, names[0] if names else f"{image_id}.xml")
         with noting(faults):

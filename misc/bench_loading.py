@@ -30,10 +30,10 @@ import torch
 from PIL import Image
 from skimage.transform import resize as skimage_resize
 from torchvision.transforms.functional import normalize as torchvision_normalize
-from tqdm import tqdm
 
 from utils import image_tool
 from utils.cli_tool import at_least_one
+from utils.progress_tool import progress_bar
 
 MIN_SIZE, MAX_SIZE = 600, 1000
 STAGES = ("decode", "resize", "normalise", "all")
@@ -110,7 +110,7 @@ def measure(paths, rounds):
     image_tool.resize = watch.watched("resize", image_tool.resize)
     image_tool.normalize = watch.watched("normalise", image_tool.normalize)
     times, far = (defaultdict(list), defaultdict(list)), 0.0
-    for k in tqdm(range(rounds + 1), unit="round", leave=False):
+    for k in progress_bar(range(rounds + 1), "rounds", unit="round", leave=False):
         for i, path in enumerate(paths):
             out = [None, None]
             for which in (0, 1) if (i + k) % 2 else (1, 0):

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see utils/startup.py
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see train.py
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see utils/startup.py
 
 import numpy as np
 import torch

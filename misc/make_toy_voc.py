@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from skimage import color, draw, transform
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `python misc/x.py` puts misc/ there, not the root
 from utils.errors import UserError
+from utils.progress_tool import progress_bar
 
 SPLITS = ("train", "val")
 MANIFEST = "made_by_make_toy_voc.txt"  # the files of the last run, one a line
@@ -248,7 +248,7 @@ def make_toy_voc(out_dir: str | Path, n_train: int = 400, n_val: int = 100, size
     prepare_folder(out, [MANIFEST, *files])
 
     counts = {split: Counter() for split in SPLITS}
-    for image_id, (split, index) in zip(tqdm(ids, desc="toy VOC", unit="img", disable=None), examples, strict=True):
+    for image_id, (split, index) in zip(progress_bar(ids, "toy VOC", unit="img", leave=False), examples, strict=True):
         image, objects = make_image(seed, split, index, size)
         Image.fromarray(image).save(out / "JPEGImages" / f"{image_id}.jpg", quality=95)
         (out / "Annotations" / f"{image_id}.xml").write_bytes(voc_xml(f"{image_id}.jpg", image, objects))

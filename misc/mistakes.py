@@ -21,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import fire
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from model.zoo import build_model, checkpoint_content
 from train import COMMANDS
 from utils.checkpoint import save_checkpoint
 from utils.cli_tool import run_command
 from utils.config import Config, opt
+from utils.progress_tool import progress_bar
 from utils.proposal_tool import write_proposals
 
 NAMES = ("cat", "dog")
@@ -235,6 +235,9 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("not a number", None, TRAIN + "--lr=nan"),
         ("too much jitter", None, TRAIN + "--jitter=2"),
         ("a probability in words", None, TRAIN + "--scale-crop=often"),
+        ("an option of another command", None, LOAD + "tiny.pth --num-workers=2"),
+        ("options of a run that is not there", None, TRAIN + "--config=runs/gone"),
+        ("little and much to be said", None, TRAIN + "--quiet --verbose"),
         ("an unknown model", None, TRAIN + "--model=vgg61"),
         ("an unknown device", None, TRAIN + "--device=gpu"),
         ("float16 on a CPU", None, TRAIN + "--device=cpu --amp=fp16"),
@@ -324,7 +327,7 @@ def main():
         "The exit code is 2 each time. Each is made in a folder with a VOC data set `voc`, the same in COCO's form as"
     )
     print("`coco`, and a checkpoint `tiny.pth`.")
-    with tqdm(total=n, unit="mistake", leave=False) as bar:
+    with progress_bar(total=n, desc="mistakes", unit="mistake", leave=False) as bar:
         for kind, rows in MISTAKES.items():
             print(f"\n## {kind}\n\n| mistake | the line |\n|---|---|")
             for what, make, words in rows:

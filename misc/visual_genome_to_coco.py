@@ -17,13 +17,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.errors import UserError, run_program
 from utils.file_tool import whole_file
 from utils.json_tool import read_json
+from utils.progress_tool import progress_bar
 
 FOLDERS = ("VG_100K", "VG_100K_2")
 
@@ -93,7 +93,7 @@ def convert(data_dir, images, class_of, val_share=0.05, seed=0):
     content = {split: {"images": [], "annotations": [], "categories": categories} for split in ("train", "val")}
     is_val = np.random.default_rng(seed).permutation(len(images)) < round(val_share * len(images))
     left_out = Counter()
-    for image, val in zip(tqdm(images, unit="img"), is_val, strict=True):
+    for image, val in zip(progress_bar(images, "images", unit="img"), is_val, strict=True):
         image_id, own = image["image_id"], content["val" if val else "train"]
         width, height = sizes[image_id]
         file_name = f"{picture_folder(data_dir, image_id)}/{image_id}.jpg"

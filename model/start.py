@@ -1,9 +1,9 @@
 """The network that a command begins with: from its options, with ImageNet weights, or from a checkpoint."""
 
 from model.zoo import NETWORK_OPTIONS, build_model, model_class, model_from_checkpoint
-from utils.cli_tool import say
 from utils.errors import UserError
 from utils.label_names import parse_label_names
+from utils.terminal_tool import tell
 
 
 def training_model(opt, label_names, checkpoint):
@@ -18,7 +18,7 @@ def training_model(opt, label_names, checkpoint):
         return new_model(opt, label_names)
     options = checkpoint_options(opt, checkpoint)
     model = model_from_checkpoint(checkpoint, label_names, finetune=bool(opt.finetune), **options)
-    say(f"starting from {checkpoint.path}")
+    tell(f"starting from {checkpoint.path}")
     return with_threshold(opt, model)
 
 
@@ -37,7 +37,7 @@ def new_model(opt, label_names):
     if opt.pretrained_model == "none" or (path is None and model_class(opt.model).pretrained_weights is None):
         if options["freeze_at"] is None:
             options["freeze_at"] = 0  # random stages must learn
-        say(f"{opt.model} starts from random weights")
+        tell(f"{opt.model} starts from random weights")
         return with_threshold(opt, build_model(opt.model, len(label_names), label_names, **options))
     model = build_model(opt.model, len(label_names), label_names, **options)
     model.load_pretrained(path)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("VISDOM", "on")  # a test that wants a server starts it, the others' commands none
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is loaded, see train.py: beside other programs 3x faster
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is loaded, see utils/startup.py
 
 # No test has a clock: other programs may take a machine's cores for seconds.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])

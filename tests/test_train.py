@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -53,7 +54,10 @@ def home(tmp_path_factory):
 def test_train_says_what_it_does_and_leaves_checkpoints(home):
     log = (home / "log").read_text()
     assert "FasterRCNNTiny on" in log
-    assert "8 steps of 2 images" in log
+    assert "8 steps of 2 images: 2 epochs of 4" in log
+    assert re.search(r"parameters +2,\d{3},\d{3}, 2,\d{3},\d{3} of them trained", log)
+    assert re.search(r"memory +about 0\.\d+ GB \(parameters", log)
+    assert "runs/first/best.pth: the best checkpoint" in log
     assert "no visdom answers" in log
     assert "epoch 2: mAP" in log
     assert "train.py eval --load-path=" in log
@@ -328,12 +332,17 @@ def test_overlapping_splits_are_warned_of(command):
     assert "5 images are in both trainval and val" in stderr
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "predict"])
-def test_help_helps_and_does_nothing(home, name):
+HELP = [("train", "--plot-every", "40", "--image"), ("eval", "--test-num", "10000", "--lr "),
+        ("predict", "--every", "1", "--val-split")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "option", "default", "absent"), HELP)
+def test_help_helps_and_does_nothing(home, name, option, default, absent):
     before = sorted(os.listdir(home))
     done = run(home, name, "--help")
-    for words in ("--voc-data-dir", "--plot-every", "default: 40", "usage:"):
-        assert words in done.stdout
+    assert re.search(f"^  {option} .*default: {default}", done.stdout, re.MULTILINE)
+    assert "usage:" in done.stdout
+    assert absent not in done.stdout
     assert sorted(os.listdir(home)) == before
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from utils.bbox_tools import resize_bbox
-from utils.cli_tool import say
 from utils.errors import UserError
 from utils.image_tool import resized_size
+from utils.terminal_tool import say
 
 _CHUNK = 50_000  # boxes that are compared with their anchors at a time
 COVERED = (0.5, 0.7)  # IoU: what a detection is judged by in VOC, and what makes any anchor a positive one

@@ -5,9 +5,11 @@ without 'model' is a bare state dict. Its own older files (numpy scalars, `head.
 GPU, the format before torch 1.6) are read as well.
 """
 
+import os
 import pickle
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -77,6 +79,21 @@ def read_torch_file(path):
         raise UserError(f"{path}: not a checkpoint that can be loaded safely ({reason}); choose another file") from None
     except Exception:  # torch's readers answer damaged files with whatever breaks first, struct.error for one
         raise UserError(f"{path}: not a checkpoint, or a damaged one; choose another file") from None
+
+
+def stored_options(path):
+    """Name → value of the options of a checkpoint's run. `path`: the checkpoint, or the folder of its run.
+
+    Raises:
+        UserError: no checkpoint there, or one without options.
+    """
+    if os.path.isdir(path):
+        inside = [Path(path, name) for name in ("last.pth", "best.pth", "interrupted.pth")]
+        path = next((file for file in inside if file.exists()), None) or inside[0]
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.config:
+        raise UserError(f"--config={path}: holds weights, but no options; name a checkpoint of train")
+    return checkpoint.config
 
 
 def as_checkpoint(path, content):

@@ -1,4 +1,4 @@
-"""What the commands share: lines to the terminal, help, the device, the run's folder."""
+"""What the commands share: the device, the run's folder."""
 
 import argparse
 import ctypes
@@ -9,23 +9,15 @@ import signal
 import sys
 from bdb import BdbQuit
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from utils.config import GROUPS, Config, flag, type_name
 from utils.errors import UserError
 from utils.file_tool import prepare_file
-
-
-def say(line, file=None):
-    """Print a line, between the progress bars if there are any."""
-    tqdm.write(str(line), file=file or sys.stdout)
-    (file or sys.stdout).flush()
+from utils.help_tool import HELP, command_help, overview
+from utils.terminal_tool import say
 
 
 def error_line(error):
@@ -151,19 +143,20 @@ def run_command(commands, argv, fire):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(overview(commands))
+        topic = [word for word in argv[1:] if word in commands]
+        print(command_help(topic[0], commands[topic[0]]) if topic else overview(commands))
         return 0
     name = argv[0]
     if name not in commands:
         near = difflib.get_close_matches(name, commands, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}"
-        print(f"error: {name}: unknown command; {hint}", file=sys.stderr)
+        say(f"error: {name}: unknown command; {hint}", file=sys.stderr)
         return 2
     if "-" in argv or "--" in argv:  # fire's own separators
-        print("error: - and -- alone: an option is written --name=value; --help lists them", file=sys.stderr)
+        say("error: - and -- alone: an option is written --name=value; --help lists them", file=sys.stderr)
         return 2
-    if "--help" in argv or "-h" in argv:
-        print(command_help(name, commands[name]))
+    if asked := [word for word in argv if word in HELP]:
+        print(command_help(name, commands[name], all_options=asked[0] in HELP[2:]))
         return 0
     try:
         fire.Fire(commands, command=argv, name="train.py")
@@ -174,28 +167,3 @@ def run_command(commands, argv, fire):
         say("interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def overview(commands):
-    lines = ["usage: python train.py COMMAND [--option=value ...]", "", "commands:"]
-    lines += [f"  {name:10}{(function.__doc__ or '').splitlines()[0]}" for name, function in commands.items()]
-    return "\n".join([*lines, "", "python train.py COMMAND --help lists the options."])
-
-
-def command_help(name, function):
-    """All options in groups, with type and default."""
-    types = get_type_hints(Config)
-    lines = [f"usage: python train.py {name} [--option=value ...]", "", (function.__doc__ or "").strip(), ""]
-    for group in GROUPS:
-        lines.append(f"{group}:")
-        for f in fields(Config):
-            if f.metadata["group"] == group and f.name != "use_chainer":
-                kind = ", ".join(f.metadata["choices"]) if f.metadata["choices"] else type_name(types[f.name])
-                default = "" if f.default is None else f"; default: {_shown(f.default)}"
-                lines.append(f"  {flag(f.name):24}{f.metadata['help']} ({kind}{default})")
-        lines.append("")
-    return "\n".join(lines).rstrip()
-
-
-def _shown(value):
-    return ",".join(map(str, value)) if isinstance(value, tuple) else value

@@ -6,13 +6,16 @@ Only `train.py` and `trainer.py` read `opt`; everything below them takes plain a
 import difflib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from typing import get_args, get_type_hints
+from typing import get_type_hints
 
 from utils.errors import UserError
+from utils.option_values import FALSE, TRUE, flag, read_value
 
 GROUPS = ("data", "model", "schedule", "training", "run", "evaluation", "prediction")
 BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a run learns, not what
-TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+# What --config does not take: what is of one machine, where a run begins, and what is written or read once.
+OF_ONE_RUN = BESIDE | {"use_chainer", "load_path", "finetune", "detections", "save_detections", "out", "image"}
+OF_ALL_RUNS = {"plot_every", "eval_every"}  # of the group "run": it takes these alone
 
 
 def option(default, group, help, *, low=None, high=None, choices=None, also=()):
@@ -57,7 +60,9 @@ class Config:
     )  # fmt: skip
     group_by_aspect: bool = option(False, "data", "batches of wide or of tall images, so that little is padded")
     num_workers: int = option(8, "data", "processes that load training images, at most one a core", low=0, high=256)
-    test_num_workers: int = option(8, "data", "the same for evaluation", low=0, high=256)
+    test_num_workers: int = option(
+        8, "data", "processes that load images for evaluation, at most one a core", low=0, high=256
+    )
     # model
     model: str = option("vgg16", "model", "network; python train.py models lists them")
     pretrained_model: str = option("vgg16", "model", "ImageNet weights to start from: the model's own name, or none")
@@ -88,9 +93,15 @@ class Config:
     rpn_n_train_pre_nms: int | None = option(
         None, "model", "proposals before their suppression, of each level, in training; default: the model's", low=1
     )
-    rpn_n_train_post_nms: int | None = option(None, "model", "and at most after it; default: the model's", low=1)
-    rpn_n_test_pre_nms: int | None = option(None, "model", "the same in testing, before; default: the model's", low=1)
-    rpn_n_test_post_nms: int | None = option(None, "model", "and after; default: the model's", low=1)
+    rpn_n_train_post_nms: int | None = option(
+        None, "model", "proposals after it at most, in training; default: the model's", low=1
+    )
+    rpn_n_test_pre_nms: int | None = option(
+        None, "model", "proposals before their suppression, of each level, in testing; default: the model's", low=1
+    )
+    rpn_n_test_post_nms: int | None = option(
+        None, "model", "proposals after it at most, in testing; default: the model's", low=1
+    )
     rpn_nms_thresh: float | None = option(
         None, "model", "IoU above which the weaker of two proposals is dropped; default: 0.7", low=0, high=1
     )
@@ -112,35 +123,47 @@ class Config:
     epoch: int = option(14, "schedule", "passes over the training images", low=1)
     max_iter: int | None = option(None, "schedule", "stop after so many steps in all", low=1)
     batch_size: int = option(1, "schedule", "images a step", low=1, high=4096)
-    lr: float = option(1e-3, "schedule", "learning rate; biases take twice as much", low=0, high=100)
+    lr: float = option(
+        1e-3, "schedule", "learning rate: factor of the gradient in a step; biases take twice as much", low=0, high=100
+    )
     lr_decay: float = option(0.1, "schedule", "factor of the learning rate at each milestone", low=0, high=1)
     lr_milestones: tuple[int, ...] = option((10,), "schedule", "epochs after which the learning rate falls", low=0)
     reload_best: bool = option(True, "schedule", "go on from the best checkpoint at each milestone")
     scale_lr: bool = option(False, "schedule", "multiply --lr by the images a step (Goyal et al. 2017, §2.1)")
     warmup: int = option(0, "schedule", "steps over which the learning rate rises to its value", low=0)
-    weight_decay: float = option(0.0005, "schedule", "of all parameters but biases and norms", low=0, high=1)
+    weight_decay: float = option(
+        0.0005, "schedule", "factor of the parameters in a step, but for biases and norms", low=0, high=1
+    )
     use_adam: bool = option(False, "schedule", "AdamW in place of SGD with momentum 0.9")
     # training
     rpn_sigma: float = option(3.0, "training", "σ of the RPN's smooth L1 loss", low=1e-3, high=1e3)
     roi_sigma: float = option(1.0, "training", "σ of the head's smooth L1 loss", low=1e-3, high=1e3)
     rpn_n_sample: int = option(256, "training", "anchors an image in the loss", low=1)
-    rpn_pos_ratio: float = option(0.5, "training", "positives among them at most", low=0, high=1)
+    rpn_pos_ratio: float = option(0.5, "training", "share of positives among these anchors at most", low=0, high=1)
     rpn_pos_iou: float = option(0.7, "training", "IoU with a box from which an anchor is positive", low=0, high=1)
-    rpn_neg_iou: float = option(0.3, "training", "IoU below which it is negative", low=0, high=1)
+    rpn_neg_iou: float = option(0.3, "training", "IoU with all boxes below which an anchor is negative", low=0, high=1)
     rpn_clobber_positives: bool = option(False, "training", "a box's best anchor is negative if below --rpn-neg-iou")
     rpn_positive_weight: float | None = option(
         None, "training", "weight of all positives' boxes in the RPN's loss; default: 1 / samples for each",
         low=1e-6, high=1,
     )  # fmt: skip
     roi_n_sample: int | None = option(None, "training", "RoIs an image in the loss; default: the model's", low=1)
-    roi_pos_ratio: float = option(0.25, "training", "positives among them at most", low=0, high=1)
+    roi_pos_ratio: float = option(0.25, "training", "share of positives among these RoIs at most", low=0, high=1)
     roi_pos_iou: float = option(0.5, "training", "IoU with a box from which a RoI is positive", low=0, high=1)
-    roi_neg_iou_hi: float = option(0.5, "training", "IoU below which it is background", low=0, high=1)
-    roi_neg_iou_lo: float = option(0.0, "training", "IoU from which it is background (jwyang's: 0.1)", low=0, high=1)
-    grad_clip: float | None = option(None, "training", "largest norm of all gradients together", low=1e-6)
+    roi_neg_iou_hi: float = option(0.5, "training", "IoU below which a RoI is background", low=0, high=1)
+    roi_neg_iou_lo: float = option(0.0, "training", "IoU from which a RoI is background (jwyang's: 0.1)", low=0, high=1)
+    grad_clip: float | None = option(
+        None, "training", "largest L2 norm of all gradients together; default: any", low=1e-6
+    )
     load_path: str | None = option(None, "training", "checkpoint: to start from in train, to use in eval and predict")
     finetune: str | None = option(None, "training", "checkpoint for other classes: all but the class layers is taken")
-    seed: int = option(0, "training", "of order, augmentation, samples and initial weights", low=0, high=2**32 - 1)
+    seed: int = option(
+        0,
+        "training",
+        "number that order, augmentation, samples and initial weights are drawn from",
+        low=0,
+        high=2**32 - 1,
+    )
     device: str = option("auto", "training", "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")
     amp: str = option(
         "auto", "training", "precision of the network: bf16, fp16, off (float32); auto takes bf16 where it is fast",
@@ -150,7 +173,7 @@ class Config:
     # run
     name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
     run: tuple[str, ...] | None = option(
-        None, "run", "folder that a run recorded, as runs/NAME, for report; a,b: several in the same plots"
+        None, "run", "folder of a run, as runs/NAME, for dashboard and report; a,b: several in the same plots"
     )
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints, or in predict annotations, already")
     env: str = option("faster-rcnn", "run", "environment in visdom")
@@ -173,6 +196,11 @@ class Config:
     draw: int | None = option(
         None, "run", "at the end, draw what the best checkpoint sees in so many pictures of --val-split", low=1
     )
+    config: str | None = option(
+        None, "run", "checkpoint, or runs/NAME, whose run's options are taken where the command line says nothing else"
+    )
+    quiet: bool = option(False, "run", "results, warnings and errors only, and no bars")
+    verbose: bool = option(False, "run", "say more: options that are not the default, average precision by class")
     # evaluation and prediction
     test_num: int = option(10000, "evaluation", "images evaluated at most", low=1)
     score_thresh: float | None = option(
@@ -274,6 +302,8 @@ class Config:
             raise UserError(
                 f"--train-sizes: {max(after['train_sizes'])} is more than --max-size={after['max_size']}; make it less"
             )
+        if after["quiet"] and after["verbose"]:
+            raise UserError("--quiet and --verbose: say how much is to be said; give one of them")
         if after["load_path"] and after["finetune"]:
             raise UserError("--load-path and --finetune both name a checkpoint; give one of them")
 
@@ -298,89 +328,51 @@ class Config:
     def update_known(self, stored):
         """Take the options of a checkpoint that this version has; others and unreadable ones are left."""
         names = {f.name for f in fields(self)} - {"use_chainer", "load_path", "finetune"}  # where that run began
-        readable = {}
-        for name in names & stored.keys():
-            with suppress(UserError):
-                readable[name] = convert(name, stored[name])
-        return self.parse(readable)
+        return self.parse(_readable(stored, names))
+
+    def begin_with(self, stored, names, model=None):
+        """Take from the options of a checkpoint what another run may begin with; `parse` comes after it.
+
+        Only what is not this version's default counts as given.
+
+        Args:
+            stored: name → value.
+            names: the options that are wanted.
+            model: the network, if another one was named: it has its own anchors, RoIs and proposals.
+        """
+        wanted = {f.name for f in fields(self) if f.name in names and f.name not in OF_ONE_RUN and
+                  (f.metadata["group"] != "run" or f.name in OF_ALL_RUNS)}  # fmt: skip
+        if model not in (None, stored.get("model", self.model)):
+            wanted -= {f.name for f in fields(self) if f.metadata["group"] == "model" and f.default is None}
+            wanted -= {"roi_n_sample", "nms_thresh", "max_dets"}  # a checkpoint says what they were for its own model
+        taken = _readable(stored, wanted)
+        for name, value in taken.items():
+            setattr(self, name, value)
+        defaults = {f.name: f.default for f in fields(self)}
+        self.given = getattr(self, "given", frozenset()) | {name for name in taken if taken[name] != defaults[name]}
+
+    def words(self):
+        """The options that are not the default, as a command line has them."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return [f"{flag(k)}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items()]
 
     def state_dict(self):
         """The options as plain values."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
-def flag(name):
-    """How an option is written on the command line."""
-    return "--" + name.replace("_", "-")
-
-
 def convert(name, value):
     """`value` (a string or a Python value) as the type that the option `name` declares, within its range."""
-    hint, meta = get_type_hints(Config)[name], Config.__dataclass_fields__[name].metadata
-    optional = type(None) in get_args(hint)
-    if value is None or (optional and isinstance(value, str) and value in ("None", "none", "")):
-        if not optional:
-            raise UserError(f"{flag(name)}: needs a value, {type_name(hint)}")
-        return None
-    kind = next((t for t in get_args(hint) if t is not type(None)), hint) if optional else hint
-    if getattr(kind, "__origin__", kind) is tuple:
-        items = value.strip("()[] ").split(",") if isinstance(value, str) else _listed(value)
-        item_kind = get_args(kind)[0]
-        value = tuple(
-            _in_range(name, _scalar(name, item, item_kind, hint), meta) for item in items if str(item).strip()
-        )
-        if not value and (name.startswith("anchor") or name == "save"):
-            raise UserError(f"{flag(name)}: is empty; give {type_name(hint)}")
-        return value
-    return _in_range(name, _scalar(name, value, kind, hint), meta)
+    return read_value(flag(name), value, get_type_hints(Config)[name], Config.__dataclass_fields__[name].metadata)
 
 
-def _listed(value):
-    return list(value) if isinstance(value, (tuple, list)) else [value]
-
-
-def _scalar(name, value, kind, hint):
-    text = str(value).strip()
-    wrong = UserError(f"{flag(name)}={text}: must be {type_name(hint)}")
-    if kind is str:
-        return text
-    if kind is bool:
-        if text.lower() in TRUE + FALSE:
-            return text.lower() in TRUE
-        raise wrong
-    try:
-        number = float(text)
-    except ValueError:
-        raise wrong from None
-    if kind is int:
-        if isinstance(value, bool) or not number.is_integer():
-            raise wrong
-        return int(text) if text.lstrip("+-").isdigit() else int(number)
-    if number != number:
-        raise wrong
-    return number
-
-
-def _in_range(name, value, meta):
-    low, high, choices = meta["low"], meta["high"], meta["choices"]
-    value = meta["also"].get(str(value).lower(), value)
-    if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{flag(name)}={value}: must be one of {', '.join(choices)}{hint}")
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise UserError(f"{flag(name)}={value}: must be {bounds}")
-    return value
-
-
-def type_name(hint):
-    """A type in a user's words."""
-    kind = next((t for t in get_args(hint) if t is not type(None)), hint) if type(None) in get_args(hint) else hint
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-    if getattr(kind, "__origin__", None) is tuple:
-        return words[get_args(kind)[0]].replace("a ", "").replace("number", "numbers") + " with commas between"
-    return words[kind]
+def _readable(stored, names):
+    """Those of the stored values that are options of this version, and within their range."""
+    readable = {}
+    for name in names & stored.keys():
+        with suppress(UserError):
+            readable[name] = convert(name, stored[name])
+    return readable
 
 
 opt = Config()

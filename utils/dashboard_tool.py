@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from utils.cli_tool import say
-from utils.config import flag
 from utils.errors import UserError
 from utils.event_log import EventLog, Tail, read_events
+from utils.option_values import flag
 from utils.show_tool import table
+from utils.terminal_tool import tell, warn
 from utils.vis_tool import Visualizer
 from utils.visdom_server import Server, is_visdom, port_in_use, start_server
 
@@ -63,20 +63,19 @@ def serving(mode: str, server: Server) -> Iterator[tuple[Server, bool]]:
     process = None
     if mode != "off":
         if is_visdom(server.port, server.url):
-            say(f"dashboard: {server.address()}")
+            tell(f"dashboard: {server.address()}")
         elif mode == "on" or not server.is_local():
-            say(f"dashboard: no visdom answers at {server.address()}; all is sent there as soon as one does")
+            tell(f"dashboard: no visdom answers at {server.address()}; all is sent there as soon as one does")
         else:
             while port_in_use(server.port):
                 server = server.at(server.port + 1)
             try:
                 process = start_server(server.port, LOG, ENVIRONMENTS)
-                say(f"dashboard: {server.address()}, a visdom server that was started for it")
+                tell(f"dashboard: {server.address()}, a visdom server that was started for it")
             except UserError as error:
-                say(f"warning: {error}; the run goes on without a dashboard", file=sys.stderr)
+                warn(f"{error}; the run goes on without a dashboard")
         if process and not page_is_there():
-            say("warning: the dashboard's page stays blank without its files; `python misc/visdom_assets.py` brings "
-                "them", file=sys.stderr)  # fmt: skip
+            warn("the dashboard's page stays blank without its files; `python misc/visdom_assets.py` brings them")
     try:
         yield server, process is not None
     finally:
@@ -105,7 +104,7 @@ def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None) -
     with serving(mode, server) as (server, started):
         vis = Visualizer(env, server=server, enabled=mode != "off", events=events)
         if mode != "off":
-            say(f"watch it learn: {server.address()}/env/{vis.env}")
+            tell(f"watch it learn: {server.address()}/env/{vis.env}")
         try:
             if go_on_from is not None:
                 vis.replay(read_events(run_dir), run_dir)
@@ -120,9 +119,9 @@ def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None) -
             vis.flush(LAST_WORDS if vis.connected else 0)
             vis.close()
             if events.problem:
-                say(f"warning: {events.problem}; what came later is not in the run's log", file=sys.stderr)
+                warn(f"{events.problem}; what came later is not in the run's log")
             if started and mode == "auto":
-                say(f"the dashboard's server ends with the run (--visdom=keep leaves it running); "
+                tell(f"the dashboard's server ends with the run (--visdom=keep leaves it running); "
                     f"python train.py dashboard --run={run_dir} shows the run again")  # fmt: skip
 
 
@@ -139,13 +138,13 @@ def show_runs(folders: Sequence[str | os.PathLike], env: str | None, mode: str, 
     env = env or "+".join(names)
     with serving(mode, server) as (server, started):
         vis = Visualizer(env, server=server)
-        say(f"{', '.join(names)}: {server.address()}/env/{vis.env}")
+        tell(f"{', '.join(names)}: {server.address()}/env/{vis.env}")
         try:
             _follow(vis, tails, names if len(names) > 1 else [None])
             while not vis.flush(LOOK_EVERY):  # a server that is not there yet
                 pass
             if started and mode == "auto":
-                say("all is shown; Ctrl-C ends the server")
+                tell("all is shown; Ctrl-C ends the server")
                 while True:
                     time.sleep(LOOK_EVERY)
         except KeyboardInterrupt:
@@ -167,7 +166,7 @@ def _follow(vis, tails, names):
         if all(tail.ended or tail.silent_for() > QUIET for tail in tails):
             return
         if not told:
-            say("the run goes on, and is followed; Ctrl-C leaves it alone")
+            tell("the run goes on, and is followed; Ctrl-C leaves it alone")
             told = True
         time.sleep(LOOK_EVERY)
 

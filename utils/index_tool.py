@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
 from utils.file_tool import whole_file
+from utils.progress_tool import progress_bar
 
 MANY = 2000  # files that take long enough for a bar
 _VERSION = 4  # of what the readers keep here: another one is read anew
@@ -81,7 +80,7 @@ class FileIndex:
 
         # `read` may set filters of warnings, which are the process's: threads would leave each other's behind
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
-            list(tqdm(threads.map(get, paths), what, len(paths), unit="file", disable=len(paths) <= MANY))
+            list(progress_bar(threads.map(get, paths), what, len(paths), unit="file", disable=len(paths) <= MANY))
 
     def __enter__(self):
         return self

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from utils.cli_tool import say
 from utils.draw_tool import draw_bboxes
 from utils.errors import UserError
 from utils.file_tool import prepare_folder, whole_file
 from utils.image_tool import IMAGE_SUFFIXES, read_image, write_jpeg
 from utils.inference_tool import in_chunks
+from utils.progress_tool import progress_bar
+from utils.terminal_tool import say
 from utils.video_tool import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_video
 from utils.voc_tool import SPLIT, VOCWriter, voc_id
 
@@ -159,7 +159,7 @@ def _read(sources, every, problems):
     """Yield each picture and each `every`-th frame, with a bar; what can't be read is a line in `problems`."""
     total = sum(not video for _, _, video in sources)
     quiet = len(sources) < 2 and total == len(sources)
-    with tqdm(total=total, desc="predict", unit="img", disable=quiet) as bar:
+    with progress_bar(total=total, desc="predict", unit="img", disable=quiet) as bar:
         for path, name, video in sources:
             try:
                 if not video:

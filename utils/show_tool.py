@@ -9,12 +9,12 @@ import torch
 
 from utils.analysis_tool import errors_by_image, precision_recall
 from utils.bbox_tools import resize_bbox
-from utils.cli_tool import say
 from utils.draw_tool import draw_bboxes, draw_many, draw_pair
 from utils.errors import UserError
 from utils.image_tool import inverse_normalize, resize, resized_size
 from utils.pace_tool import Pace, duration, memory_gb
 from utils.precision_tool import autocast
+from utils.terminal_tool import say_result
 
 N_FOLLOWED = 4  # pictures in which one sees the detector learn
 N_WORST = 4  # pictures of the last evaluation with the most errors
@@ -78,7 +78,7 @@ class Show:
         vis.at_step(self.before + step)
         vis.plot("test_map", voc.map07, x=epoch)
         line = f"epoch {epoch}: mAP {voc.map07:.4f} (VOC07 11-point), {voc.map:.4f} (area)"
-        say(f"{line} on {split}")
+        say_result(f"{line} on {split}")
         vis.log(f"{line}, lr {self.trainer.learning_rate(epoch - 1, step):g}")
         if self._best is None or voc.map07 > self._best[0]:
             self._best = voc.map07, epoch

@@ -10,8 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, MutableMapping
 
-from tqdm import tqdm
-
+from utils.terminal_tool import say
 from utils.visdom_server import Link, Server
 
 PAUSE = 0.25  # seconds between two batches: an open page loses points of appends that come in a burst
@@ -170,4 +169,4 @@ class Sender:
 
 
 def _print_line(line):
-    tqdm.write(line, file=sys.stderr)
+    say(line, file=sys.stderr)

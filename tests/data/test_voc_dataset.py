@@ -387,4 +387,4 @@ def test_progress_bar_only_for_many_files(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(voc_dataset, "MANY", 1)
     VOCBboxDataset(root)
-    assert "annotations: 100%" in capsys.readouterr().err
+    assert "annotations: 2/2 (100 %)" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """utils/cli_tool.py: what a command line does and with which exit code."""
 
 import re
+import signal
 
 import fire
 import pytest
@@ -95,16 +96,30 @@ def test_help_of_a_command_does_not_run_it(commands, calls, capsys, argv):
     assert re.search(r"--lr-milestones .*default: 10\)", out)
 
 
+@pytest.mark.parametrize("argv", [["help", "walk"], ["walk", "--help=all"], ["walk", "--help-all"]])
+def test_other_ways_to_ask(commands, calls, capsys, argv):
+    assert run_command(commands, argv, fire) == 0
+    assert "usage: python train.py walk" in capsys.readouterr().out
+    assert calls == []
+
+
+def test_the_overview_tells_the_exit_codes(commands, capsys):
+    run_command(commands, [], fire)
+    out = capsys.readouterr().out
+    for code in (0, 1, 2, 130, 128 + signal.SIGTERM, 128 + signal.SIGHUP):
+        assert re.search(rf"\b{code}\b", out), code
+
+
 @pytest.mark.parametrize("command", ["train", "eval", "predict"])
 def test_real_commands_get_strings(monkeypatch, capsys, command):
     got = []
 
-    def stop(args, kwargs, needs=None):
+    def stop(command, args, kwargs):
         got.append(kwargs)
         raise UserError("stopped")
 
     monkeypatch.setattr(train, "read_options", stop)
-    argv = [command, "--env=2024", "--name=run#2", "--visdom=false", "--lr-milestones=3,5"]
+    argv = [command, "--env=2024", "--name=run#2", "--visdom=false", "--lr-milestones=3,5"]  # what they mean is later
     assert run_command(train.COMMANDS, argv, fire) == 2
     (kwargs,) = got
     kwargs = {name.replace("-", "_"): value for name, value in kwargs.items()}
@@ -121,6 +136,9 @@ def test_real_commands_get_strings(monkeypatch, capsys, command):
         (["train", "--use-chainer=True"], "--use-chainer"),
         (["eval"], "--load-path"),
         (["predict"], "--load-path"),
+        (["predict", "--load-path=x.pth"], "--image is missing"),
+        (["eval", "--lr=3"], "--lr: eval does not read it"),
+        (["models", "--seed=1"], "--seed: models does not read it"),
     ],
 )
 def test_real_commands_stop_before_anything_starts(monkeypatch, tmp_path, capsys, argv, word):

@@ -345,3 +345,41 @@ def test_options_of_an_old_checkpoint():
 def test_sizes_of_a_checkpoint_are_taken_together():
     config = Config().update_known({"min_size": 1200, "max_size": 2000})
     assert (config.min_size, config.max_size) == (1200, 2000)
+
+
+STORED = {"lr": 0.002, "model": "tiny", "roi": "align", "anchor_scales": [1, 2], "nms_thresh": 0.4, "min_size": 96,
+          "port": 9000, "name": "former", "device": "cuda:3", "num_workers": 3, "load_path": "old.pth", "out": "x",
+          "plot_every": 7, "env": "theirs", "overwrite": True, "lr1": 1, "data": "kitti", "batch_size": 1}  # fmt: skip
+
+
+def begun_with(stored, names=None, **command_line):
+    config = Config()
+    config.begin_with(stored, names or config.state_dict().keys(), command_line.get("model"))
+    return config.parse(command_line)
+
+
+def test_a_run_begins_with_what_is_no_matter_of_its_machine():
+    config = begun_with(STORED, lr="0.1")
+    taken = {"model": "tiny", "roi": "align", "anchor_scales": (1, 2), "nms_thresh": 0.4, "min_size": 96}
+    assert config == Config().parse(taken | {"plot_every": 7, "lr": 0.1})  # the command line is on top
+    assert config.given == {*taken, "plot_every", "lr"}  # not batch_size, which is the default
+    assert begun_with(STORED, ("lr", "seed")) == Config().parse({"lr": 0.002})
+
+
+def test_another_model_has_its_own_anchors_and_rois():
+    config = begun_with(STORED, model="vgg16")
+    assert config == Config().parse({"min_size": 96, "plot_every": 7, "lr": 0.002})
+    assert begun_with(STORED, model="tiny") == begun_with(STORED)
+
+
+def test_the_other_kind_of_data_is_not_read_without_a_word():
+    with pytest.raises(UserError, match="--voc-data-dir goes with --data=voc"):
+        begun_with({"data": "coco", "coco_data_dir": "theirs"}, voc_data_dir="mine")
+    assert begun_with({"data": "coco", "coco_data_dir": "theirs"}, voc_data_dir="mine", data="voc").data_dir == "mine"
+
+
+def test_the_options_as_words_give_the_same_options():
+    config = Config().parse({"lr": 0.002, "anchor_scales": (1, 2.5), "use_adam": True, "env": "a b", "score_thresh": 0})
+    words = dict(word.removeprefix("--").split("=", 1) for word in config.words())
+    assert Config().parse(words) == config
+    assert Config().words() == []

@@ -30,7 +30,8 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(dashboard_tool, "say", lambda line, file=None: lines.append(line))
+    monkeypatch.setattr(dashboard_tool, "tell", lines.append)
+    monkeypatch.setattr(dashboard_tool, "warn", lines.append)
     return lines
 
 

@@ -112,7 +112,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
 
 def test_an_evaluation_shows_where_the_errors_are(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("utils.show_tool.say", said.append)
+    monkeypatch.setattr("utils.show_tool.say_result", said.append)
     truth = [BOX] * 6, [np.array([1])] * 6, [np.array([False])] * 6
     wrong = BOX + 18
     # found in all but two; picture 4 has two false boxes and its own missed, picture 2 has none at all
