@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from utils.cli_tool import say
+from utils.dashboard_layout import EACH_RUN
 from utils.errors import UserError
 from utils.event_log import EventLog
 from utils.image_tool import inverse_normalize
@@ -22,6 +23,7 @@ def dashboard(env, port, enabled, label_names, run_dir, go_on_from=None):
         say(f"dashboard: http://127.0.0.1:{port}/env/{vis.env}")
     elif enabled:
         say(f"dashboard: no visdom answers on port {port}; the run goes on, and shows there as soon as one does")
+    vis.expect(EACH_RUN)
     vis.text("<br>".join(label_names), win="labels")
     try:
         yield vis

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import array_tool as at
+from utils.dashboard_layout import in_order
 from utils.draw_tool import draw_bboxes, visdom_bbox
 from utils.event_log import EventLog
 from utils.image_tool import read_image
@@ -30,6 +31,7 @@ from utils.visdom_server import Link
 __all__ = ["Visualizer", "draw_bboxes", "visdom_bbox"]
 
 LOG_LINES = 500
+EXPECTED = "<i>comes during the run</i>"
 PAUSE = 0.25  # seconds between two batches: an open page loses points of appends that come in a burst
 
 
@@ -175,6 +177,15 @@ class Visualizer:
         self._record(win, "log", text=str(info))
         self._signal()
 
+    def expect(self, windows):
+        """Keep places for windows that will come, so that a page which is open meanwhile has them in order."""
+        if self._idle():
+            return
+        with self._changed:
+            for win in windows:
+                self._windows.setdefault(win, Pane("text", EXPECTED))
+        self._signal()
+
     def save(self, envs=None):
         """Have the server write environments (default: this one) to its disk, after all that was recorded before."""
         if self._idle():
@@ -315,8 +326,10 @@ class Visualizer:
         with self._changed:
             windows = [(name, window) for name, window in self._windows.items() if window.pending]
             to_save = set(self._to_save)
-        for name, window in windows:
-            self._send(name, window)
+        windows = dict(windows)
+        for name in in_order(windows):
+            self._send(name, windows[name])
+        self._link.arrange()
         if to_save:
             self._link.save(sorted(to_save))
             with self._changed:

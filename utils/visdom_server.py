@@ -1,5 +1,6 @@
 """What talks to a visdom server: is there one, start one, and a connection whose calls always end."""
 
+import contextlib
 import errno
 import html
 import http.client
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from utils.dashboard_layout import HEADING_SIZE, heading_html, heading_id, headings_of, layout_items, place, size_of
 from utils.errors import UserError
 
 START_SECONDS = 60  # a start takes 1.3 s on an idle machine, and has taken over 15 on one whose cores others had
@@ -26,7 +28,6 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 MARKED_POINTS = 30  # up to here a curve shows its points, else a single one (test_map after one epoch) draws nothing
 JPEG_QUALITY = 90
-PICTURE_SIDE = 600  # longest side of a picture's window on the page, in pixels; the picture itself is sent as it is
 # The newest line stays in view: a reversed column starts at its end; visdom's text window does not scroll by itself.
 LOG_STYLE = "position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
 
@@ -109,6 +110,10 @@ class Draft(NamedTuple):
     whole: bool = True  # False, curves only: the points to append
     mark: tuple = ()  # the sender's own note: what will have arrived with this
 
+    def size(self, win) -> tuple[int, int]:
+        """(width, height) of the window `win` on the page, in pixels."""
+        return size_of(win, self.kind, len(self.content[0]) if self.kind == "heatmap" else 0)
+
 
 class Link:
     """A connection to one visdom server, for one environment: every call ends within `timeout` seconds or so.
@@ -122,6 +127,9 @@ class Link:
 
     def __init__(self, server, port, env, timeout):
         host = urlsplit(server).hostname
+        self._server, self._port, self._timeout = server, port, timeout
+        self._placed, self._headings = {}, set()  # the windows' sizes on the page; what stands over rows of them
+        self._arranged = True  # whether the page's saved layout has all of these
         # Held open: it breaks when the server's process ends, which tells a restarted server from the one we filled.
         self._probe = socket.create_connection((host, port), timeout)
         self._probe.setblocking(False)
@@ -164,9 +172,13 @@ class Link:
 
     def send(self, win, draft) -> bool:
         """Send one window; False, with nothing sent, where points are to be appended to a window that is not there."""
-        if draft.kind == "line":
-            if not draft.whole and self._client._win_exists_wrap(win) != "true":
+        if win not in self._placed or self._client._win_exists_wrap(win) != "true":
+            if not draft.whole:
                 return False
+            self._place(win)
+        if self._placed.get(win) != draft.size(win):
+            self._placed[win], self._arranged = draft.size(win), False
+        if draft.kind == "line":
             reply = self._line(win, *draft.content, draft.whole)
         else:
             reply = getattr(self, f"_{draft.kind}")(win, draft.content)
@@ -174,26 +186,62 @@ class Link:
             raise ConnectionError("the server did not take a window")
         return True
 
+    def _place(self, win):
+        """Have the page show a new window, and its row's heading, in the order of `dashboard_layout`."""
+        width, height = HEADING_SIZE
+        for heading, order in headings_of([*self._placed, win]).items():
+            if heading not in self._headings:
+                self._order(heading_id(heading), order)
+                opts = {"title": "", "width": width, "height": height}
+                self._client.text(heading_html(heading), win=heading_id(heading), opts=opts)
+                self._headings.add(heading)
+        if place(win).order < 0:
+            self._order(win, place(win).order)
+
+    def _order(self, win, order):
+        """Write down a window's order at the server, which else counts up: before the window comes, or into it."""
+        pane = {"command": "window", "id": win, "type": "text", "title": "", "content": "", "contentID": win}
+        if self._client._win_exists_wrap(win) == "true":
+            pane = json.loads(self._client.get_window_data(win))
+        if pane.get("i") != order:
+            self._client.set_window_data(json.dumps(pane | {"i": order}), win)
+
+    def arrange(self):
+        """Save the layout for pages that are opened from now on; without effect where no websocket comes through."""
+        if self._arranged:
+            return
+        import websocket  # visdom's own
+
+        parts = urlsplit(self._server)
+        url = f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.hostname}:{self._port}/socket"
+        cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self._client.session.cookies)
+        no_proxy = ["*"] if parts.hostname in LOOPBACK else None
+        with contextlib.suppress(websocket.WebSocketException):
+            page = websocket.create_connection(url, self._timeout, cookie=cookies or None, http_no_proxy=no_proxy)
+            for win, item in layout_items(self._placed).items():
+                command = {"cmd": "layout_item_update", "eid": self._client.env, "win": win, "data": item}
+                page.send(json.dumps(command))
+            page.close(timeout=self._timeout)  # waits for the server's answer, which comes after all that was sent
+        self._arranged = True
+
     def _line(self, win, x, y, whole):
         # The page's tool bar lies over the upper margin: the title stands at its lower edge.
         title = {"text": win, "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "font": {"size": 15}}
         opts = {"title": win, "xlabel": "step", "markers": len(y) <= MARKED_POINTS, "markersize": 5}
+        opts |= _box(win, "line") | {"marginleft": 48, "marginright": 16, "margintop": 56, "marginbottom": 44}
         opts["layoutopts"] = {"plotly": {"title": title}}
         x, y = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)  # None becomes NaN, visdom's gap
         return self._client.line(y, x, win=win, opts=opts if whole else None, update=None if whole else "append")
 
     def _img(self, win, img):
-        H, W = img.shape[1:]
-        shown = min(1, PICTURE_SIDE / max(H, W))
-        opts = {"title": win, "jpgquality": JPEG_QUALITY, "width": round(W * shown), "height": round(H * shown)}
-        return self._client.image(img, win=win, opts=opts)
+        return self._client.image(img, win=win, opts={"title": win, "jpgquality": JPEG_QUALITY} | _box(win, "img"))
 
     def _text(self, win, text):
-        return self._client.text(text, win=win, opts={"title": win})
+        return self._client.text(text, win=win, opts={"title": win} | _box(win, "text"))
 
     def _log(self, win, lines):
         body = "<br>".join(html.escape(line, quote=False) for line in lines)
-        opts = {"title": win, "width": 600, "height": 300}
+        opts = {"title": win} | _box(win, "log")
         return self._client.text(f'<div style="{LOG_STYLE}"><div>{body}</div></div>', win=win, opts=opts)
 
     def _heatmap(self, win, content):
@@ -210,18 +258,22 @@ class Link:
             "xaxis": axis | {"title": "prediction", "tickangle": -90},
             "yaxis": axis | {"title": "target", "autorange": "reversed"},  # else visdom's page has row 0 at the bottom
         }
-        side = int(np.clip(22 * len(matrix) + 220, 420, 900))
         opts = {
             "title": win,
             "columnnames": _axis_names(names, matrix.shape[1]),
             "rownames": _axis_names(names, matrix.shape[0]),
             "xmin": 0,
             "xmax": 1,
-            "width": side,
-            "height": side,
             "layoutopts": {"plotly": layout},
+            **_box(win, "heatmap", len(matrix)),
         }
         return self._client.heatmap(share, win=win, opts=opts)
+
+
+def _box(win, kind, n_classes=0):
+    """The options of a window that say how large it is on the page."""
+    width, height = size_of(win, kind, n_classes)
+    return {"width": width, "height": height}
 
 
 def _axis_names(names, count):
