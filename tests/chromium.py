@@ -24,19 +24,11 @@ import websocket
 from misc.visdom_assets import AssetsError, in_place, static_folder
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-breakpad",
-    "--disable-dev-shm-usage",
-    "--remote-debugging-port=0",
-]
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-breakpad"),
+    *("--disable-dev-shm-usage", "--remote-debugging-port=0"),  # a port that is free, which it writes to a file
+)
 SECONDS = 120  # for anything that is waited for: other programs may hold the cores
 
 
@@ -73,7 +65,8 @@ def open_page(url, width=1280, height=900):
         start_new_session=True,
     )
     try:
-        page = Page(_debugger_address(process, Path(home, "profile/DevToolsActivePort")), width, height)
+        address = _debugger_address(process, Path(home, "profile/DevToolsActivePort"))
+        page = Page(address, width, height, home)
         try:
             page.go(url)
             yield page
@@ -87,9 +80,14 @@ def open_page(url, width=1280, height=900):
 
 
 class Page:
-    """One tab. Its console's errors, exceptions and failed requests gather from the first `go` on."""
+    """One tab. Its console's errors, exceptions and failed requests gather from the first `go` on.
 
-    def __init__(self, address, width, height):
+    Attributes:
+        home: the browser's folder.
+    """
+
+    def __init__(self, address, width, height, home):
+        self.home = home
         self._socket = websocket.create_connection(address, timeout=SECONDS, suppress_origin=True, http_no_proxy=["*"])
         self._n_calls, self._problems, self._urls = 0, [], {}
         for domain in ("Page", "Runtime", "Log", "Network"):

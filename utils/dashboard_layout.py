@@ -1,8 +1,13 @@
 """Where each window of the dashboard stands: rows under headings, each in a page of 1280 pixels and more.
 
-visdom's page has columns of about 12.7 pixels, as many as fit in its width. It fills rows from the left, in the order of
-the windows, and begins a new row where the next window does not fit; so a heading, which is wider than any page, ends
-the row before it, and rows stay rows on a wide page too. A row of several shelves wraps as text does.
+visdom's page has columns of about 12.7 pixels, as many as fit in its width. It fills rows from the left, in the
+windows' order, and begins a new row where the next one does not fit; so a heading, which is wider than any page, ends
+the row before it, and rows stay rows on a wide page too. On a narrow page a row wraps as text does.
+
+What decides where a window stands on a page that is opened: the layout that the server has saved, else what the browser
+remembers, else the window's size and its order. All three say the same here: where they differ, the page repacks in one
+order with the sizes of another. In a page that is open already, a new window comes behind all others, so those that
+each run has get their places at its start.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,7 +43,7 @@ ROWS = (
     Row("The same pictures, while it learned", {"followed_1": (302, 261)}),
     Row(
         "Where is it wrong?",
-        {"roi_cm": (424, 416), "rpn_cm": (222, 416), "class_ap": (281, 416), "pr_curves": (281, 416)},
+        {"roi_cm": (424, 416), "rpn_cm": (240, 416), "class_ap": (272, 416), "pr_curves": (272, 416)},
     ),
     Row(
         "How fast is it?",

@@ -31,7 +31,7 @@ from utils.visdom_server import Link
 __all__ = ["Visualizer", "draw_bboxes", "visdom_bbox"]
 
 LOG_LINES = 500
-EXPECTED = "<i>comes during the run</i>"
+EXPECTED = "<i>nothing yet</i>"
 PAUSE = 0.25  # seconds between two batches: an open page loses points of appends that come in a burst
 
 

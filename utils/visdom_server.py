@@ -228,7 +228,7 @@ class Link:
         # The page's tool bar lies over the upper margin: the title stands at its lower edge.
         title = {"text": win, "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "font": {"size": 15}}
         opts = {"title": win, "xlabel": "step", "markers": len(y) <= MARKED_POINTS, "markersize": 5}
-        opts |= _box(win, "line") | {"marginleft": 48, "marginright": 16, "margintop": 56, "marginbottom": 44}
+        opts |= _box(win, "line") | {"marginleft": 48, "marginright": 16, "margintop": 56, "marginbottom": 50}
         opts["layoutopts"] = {"plotly": {"title": title}}
         x, y = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)  # None becomes NaN, visdom's gap
         return self._client.line(y, x, win=win, opts=opts if whole else None, update=None if whole else "append")

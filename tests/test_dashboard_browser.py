@@ -1,0 +1,181 @@
+"""The dashboard of a run as a person sees it: in a real browser, over a real visdom server."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+import visdom
+
+from misc.make_toy_voc import make_toy_voc
+from tests.chromium import find_browser, open_page
+from tests.dashboard_page import Dashboard, heading_faults, layout_faults
+from tests.running_visdom import free_port, running_server, wait_for
+from utils.dashboard_layout import EACH_RUN, ROWS
+from utils.errors import UserError
+from utils.event_log import read_events
+from utils.vis_tool import Visualizer
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parent.parent
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", ROOT / "build/screenshots"))
+WORDS = (
+    *("--voc-data-dir=toy", "--model=tiny", "--min-size=96", "--max-size=192", "--batch-size=2", "--use-adam=True"),
+    *("--num-workers=0", "--test-num-workers=0", "--device=cpu", "--plot-every=2", "--epoch=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a toy dataset; skips where there is no browser."""
+    find_browser()
+    folder = tmp_path_factory.mktemp("home")
+    make_toy_voc(folder / "toy", n_train=16, n_val=4, size=96)
+    return folder
+
+
+class Run:
+    """`train.py train` in a process of its own, which can be held and let go on."""
+
+    def __init__(self, home, name, *words):
+        self.folder, self.log = home / "runs" / name, home / f"{name}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, ROOT / "train.py", "train", *WORDS, f"--name={name}", f"--env={name}", *words],
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def step(self):
+        """The step of the last event so far; -1 before the first."""
+        try:
+            return max((event["step"] for event in read_events(self.folder)), default=-1)
+        except UserError:
+            return -1
+
+    def over(self):
+        return self.process.poll() is not None
+
+    def hold(self):
+        """Stop the process, which must be under way."""
+        assert not self.over(), self.log.read_text()
+        self.process.send_signal(signal.SIGSTOP)
+
+    def hold_at(self, step):
+        """Stop the process when it has recorded something of `step` or of a later one."""
+        wait_for(lambda: self.over() or self.step() >= step)
+        self.hold()
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def finish(self):
+        assert self.process.wait(300) == 0, self.log.read_text()
+
+
+def wait_for_env(run, port, env):
+    client = visdom.Visdom(port=port, raise_exceptions=True, use_incoming_socket=False)
+    wait_for(lambda: run.over() or env in client.get_env_list())
+
+
+@pytest.fixture(scope="module")
+def server(home):
+    with running_server(home / "server") as (port, _):
+        yield port
+
+
+def test_a_page_shows_all_that_a_run_records_and_reads_from_top_to_bottom(home, server):
+    with Run(home, "watched", f"--port={server}") as run:
+        wait_for_env(run, server, "watched")
+        run.hold()
+        url = f"http://127.0.0.1:{server}/env/watched"
+        with open_page(url) as page:
+            run.go_on()
+            run.finish()
+            dashboard = Dashboard(page, server, "watched")
+            dashboard.wait_until_it_shows(run.folder)
+            panes = dashboard.panes_at_rest()
+            page.screenshot(SCREENSHOTS / "open_during_the_run.png")
+            assert set(EACH_RUN) <= set(panes)
+            assert layout_faults(panes, EACH_RUN) == []  # windows that a page did not expect are behind these
+            for width in (1280, 1600, 1920, 1280):  # opened anew; the browser remembers much
+                page.resize(width, 900)
+                page.go(url)
+                dashboard.wait_until_it_shows(run.folder)
+                panes = dashboard.panes_at_rest()
+                page.screenshot(SCREENSHOTS / f"opened_afterwards_{width}.png")
+                assert layout_faults(panes) + heading_faults(panes) == []
+                assert max(pane["box"][2] for pane in panes.values()) <= width
+            assert page.problems() == []
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_windows_stand_in_their_rows_in_whatever_order_they_came(server, width):
+    env = f"late-{width}"
+    names = [win for row in ROWS for win in row.windows]
+    with closing(Visualizer(env, server)) as vis:
+        for names_together in (["mine", *names[::3]], names[::-2], names, ["yours", "worst_2", "followed_2"]):
+            for name in names_together[::-1]:
+                vis.text(f"this is {name}", name)
+            assert vis.flush(60)
+    url = f"http://127.0.0.1:{server}/env/{env}"
+    with open_page(url, width) as page:
+        dashboard = Dashboard(page, server, env)
+        for _ in range(2):
+            page.wait_for(f"document.querySelectorAll('.window').length == {len(names) + 4 + len(ROWS) + 1}")
+            panes = dashboard.panes_at_rest()
+            page.screenshot(SCREENSHOTS / f"all_windows_{width}.png")
+            assert layout_faults(panes) + heading_faults(panes) == []
+            behind = {panes[win]["box"][1] for win in ("mine", "yours")}
+            assert max(panes[win]["box"][3] for win in names) < min(behind)
+            page.go(url)
+        assert page.problems() == []
+
+
+def test_a_server_that_dies_comes_back_and_hangs_changes_nothing_and_has_every_point_at_the_end(home):
+    port = free_port()
+    with (
+        Run(home, "alone", "--visdom=False") as alone,
+        running_server(home / "first", port) as (_, process),
+        Run(home, "troubled", f"--port={port}") as run,
+    ):
+        wait_for_env(run, port, "troubled")
+        run.hold_at(4)
+        process.kill()
+        process.wait()
+        run.go_on()
+        run.hold_at(8)
+        with running_server(home / "second", port) as (_, process):
+            run.go_on()
+            run.hold_at(10)
+            process.send_signal(signal.SIGSTOP)
+            run.go_on()
+            run.hold_at(12)
+            process.send_signal(signal.SIGCONT)
+            run.go_on()
+            run.finish()
+            with open_page(f"http://127.0.0.1:{port}/env/troubled", 1280) as page:
+                dashboard = Dashboard(page, port, "troubled")
+                dashboard.wait_until_it_shows(run.folder)
+                page.screenshot(SCREENSHOTS / "after_outages.png")
+                panes = dashboard.panes_at_rest()
+                assert layout_faults(panes) + heading_faults(panes) == []
+                assert page.problems() == []
+        alone.finish()
+    weights = [torch.load(r.folder / "last.pth", weights_only=True)["model"] for r in (alone, run)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
