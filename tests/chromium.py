@@ -47,11 +47,12 @@ def find_browser() -> str:
 
 
 @contextlib.contextmanager
-def open_page(url, width=1280, height=900):
+def open_page(url, width=1280, height=900, script=None):
     """A `Page` at `url` in a browser of its own, whose processes and folder go at the end.
 
     Args:
         width, height: of the page, in pixels.
+        script: JavaScript that runs before the page's own, each time that one is loaded.
     """
     path = find_browser()
     home = tempfile.mkdtemp(prefix="chromium_")
@@ -68,6 +69,8 @@ def open_page(url, width=1280, height=900):
         address = _debugger_address(process, Path(home, "profile/DevToolsActivePort"))
         page = Page(address, width, height, home)
         try:
+            if script is not None:
+                page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
             page.go(url)
             yield page
         finally:

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import visdom
 
-from utils.dashboard_layout import heading_id, in_order, place, size_of
+from utils.dashboard_layout import BAR, ROW, heading_id, in_order, place, size_of
 from utils.event_log import read_events
 
 # Each window of the page: its title, its place, and what is drawn in it.
@@ -131,7 +131,7 @@ def _squeezed(text):
 
 
 def layout_faults(panes, windows=None) -> list[str]:
-    """Windows that overlap, and those of `windows` (default: all) that do not stand as `dashboard_layout` has them.
+    """Windows that overlap, and those of `windows` (default: all) that `dashboard_layout` has elsewhere or otherwise.
 
     Args:
         panes: as `Dashboard.panes` has them.
@@ -150,6 +150,11 @@ def layout_faults(panes, windows=None) -> list[str]:
         tops = {round(boxes[win][1]) for win in row}
         if sum(size_of(win, "line")[0] + 10 for win in row) <= 1250 and len(tops) != 1:
             found.append(f"{row} is no row: their upper edges are at {sorted(tops)}")
+    for win in wanted:
+        left, top, right, bottom = boxes[win]
+        width, height = size_of(win, "line")
+        if abs(right - left - width) > 4 or not 0 <= bottom - top - height - BAR <= ROW:
+            found.append(f"{win} is {right - left:.0f} x {bottom - top:.0f} pixels, not {width} x {height} and a bar")
     return found
 
 

@@ -1,7 +1,10 @@
 """Where the dashboard's windows stand."""
 
+import json
+
 import pytest
 
+from tests.running_visdom import Page
 from utils.dashboard_layout import (
     EACH_RUN,
     PAGE,
@@ -94,3 +97,35 @@ def test_windows_of_ones_own_need_no_heading_while_they_are_alone():
 
 def test_a_heatmap_of_very_many_classes_grows():
     assert size_of("roi_cm", "heatmap", 81) > size_of("roi_cm", "heatmap", 21) == size_of("roi_cm", "text")
+
+
+def test_the_server_saves_where_windows_stand_whatever_came_first(server, server_folder, new_visualizer):
+    port, _ = server
+    vis = new_visualizer(port, env="placed")
+    saved = server_folder / "env/placed.json"
+    shown = {}
+    for win in ("mine", "labels", "total_loss", "gt_img"):
+        vis.text("words", win)
+        shown[win] = size_of(win, "text")
+        vis.save()
+        assert vis.flush(20)
+        env = json.loads(saved.read_text())
+        by_order = sorted(env["jsons"], key=lambda name: env["jsons"][name]["i"])
+        assert env["reload"] == layout_items(shown)
+        assert by_order == [*layout_items(shown)]  # what the page takes in first stands first in its layout
+    assert by_order[1::2] == ["total_loss", "gt_img", "labels", "mine"]
+
+
+def test_expected_windows_keep_a_place_and_what_is_there_already_stays(server, new_visualizer):
+    port, _ = server
+    vis = new_visualizer(port, env="expected")
+    vis.plot("total_loss", 2.5)
+    vis.expect(["test_map", "total_loss"])
+    assert vis.flush(20)
+    page = Page(port, "expected")
+    assert page.series("total_loss") == ([0], [2.5])
+    assert "nothing yet" in page.window("test_map")["content"]
+    vis.plot("test_map", 0.5)
+    assert vis.flush(20)
+    assert page.series("test_map") == ([0], [0.5])
+    assert vis.state_dict()["lines"].keys() == {"total_loss", "test_map"}
