@@ -19,6 +19,8 @@ PANES = """
     box: [box.left, box.top, box.right, box.bottom],
     text: (all('.content-text').pop() || {}).textContent || '',
     pictures: all('img.content-image').map(img => img.naturalWidth),
+    drawn: all('img.content-image').map(img => img.getBoundingClientRect()).flatMap(
+      b => [b.left, b.top, b.right, b.bottom]),
     traces: plot && plot.data ? plot.data.map(({name, type, x, y, z}) => ({name, type, x, y, z})) : [],
     marks: all('.scatterlayer .point, .scatterlayer .js-line, .heatmaplayer image, .barlayer .point path').length,
   }

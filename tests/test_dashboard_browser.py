@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import visdom
@@ -163,6 +164,23 @@ def test_windows_stand_in_their_rows_in_whatever_order_they_came(server, width, 
             assert max(panes[win]["box"][3] for win in names if win in panes) < min(behind)
         assert set(panes) > {*names, "mine", "yours", "worst_2", "followed_2"}
         assert page.problems() == []
+
+
+def test_no_window_cuts_off_a_part_of_its_picture(server):
+    shapes = {"gt_img": (100, 100), "pred_img": (60, 80), "worst_1": (120, 50), "worst_2": (50, 120), "mine": (7, 6)}
+    with closing(Visualizer("pictures", server)) as vis:
+        for win, (height, width) in shapes.items():
+            vis.img(win, np.zeros((3, height, width)))
+        assert vis.flush(60)
+    with open_page(f"http://127.0.0.1:{server}/env/pictures") as page:
+        page.wait_for(f"document.querySelectorAll('img.content-image').length == {len(shapes)}")
+        panes = Dashboard(page, server, "pictures").panes_at_rest()
+        page.screenshot(SCREENSHOTS / "pictures.png")
+        for win, (height, width) in shapes.items():
+            left, top, right, _ = panes[win]["drawn"]
+            assert panes[win]["pictures"] == [width]
+            assert panes[win]["box"][0] <= left < right <= panes[win]["box"][2] + 1
+            assert panes[win]["box"][1] <= top < top + height / width * (right - left) <= panes[win]["box"][3] + 1
 
 
 def test_a_server_that_dies_comes_back_and_hangs_changes_nothing_and_has_every_point_at_the_end(home):

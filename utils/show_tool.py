@@ -68,7 +68,10 @@ def rpn_table(counts):
     """HTML of the RPN's confusion counts (2, 2): row = target, column = prediction."""
     names = ("background", "foreground")
     rows = ((name, *(f"{int(n)}" for n in row)) for name, row in zip(names, counts, strict=True))
-    cells = ("".join(f"<td style='padding:4px 6px'>{cell}</td>" for cell in row) for row in (("", *names), *rows))
+    cells = (
+        "".join(f"<td style='padding:3px 6px;font-size:12px'>{cell}</td>" for cell in row)
+        for row in (("", *names), *rows)
+    )
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>rows: target, columns: prediction"
 
 

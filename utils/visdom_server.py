@@ -18,7 +18,16 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from utils.dashboard_layout import HEADING_SIZE, heading_html, heading_id, headings_of, layout_items, place, size_of
+from utils.dashboard_layout import (
+    BAR,
+    HEADING_SIZE,
+    heading_html,
+    heading_id,
+    headings_of,
+    layout_items,
+    place,
+    size_of,
+)
 from utils.errors import UserError
 
 START_SECONDS = 60  # a start takes 1.3 s on an idle machine, and has taken over 15 on one whose cores others had
@@ -234,7 +243,11 @@ class Link:
         return self._client.line(y, x, win=win, opts=opts if whole else None, update=None if whole else "append")
 
     def _img(self, win, img):
-        return self._client.image(img, win=win, opts={"title": win, "jpgquality": JPEG_QUALITY} | _box(win, "img"))
+        options = {"title": win, "jpgquality": JPEG_QUALITY} | _box(win, "img")
+        # The page forgets its title's bar and draws a high picture over its window's lower edge: white is cut there.
+        below = -(-img.shape[1] * (BAR + 2) // options["height"])
+        img = np.pad(img, ((0, 0), (0, below), (0, 0)), constant_values=255)
+        return self._client.image(img, win=win, opts=options)
 
     def _text(self, win, text):
         return self._client.text(text, win=win, opts={"title": win} | _box(win, "text"))
