@@ -323,7 +323,7 @@ def propose_for(model, db):
 
 def evaluate(model, db, rois=None):
     result = over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
-    detail(result.table())
+    detail(evaluation.voc.table())
     return result
 
 

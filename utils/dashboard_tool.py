@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from utils.dashboard_layout import EACH_RUN
 from utils.errors import UserError
 from utils.event_log import EventLog, Tail, read_events
 from utils.option_values import flag
@@ -108,6 +109,7 @@ def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None) -
         try:
             if go_on_from is not None:
                 vis.replay(read_events(run_dir), run_dir)
+            vis.expect(EACH_RUN)
             vis.text(table((str(k), name) for k, name in enumerate(label_names)), win="labels")
             vis.text(table(about.items()), win="config")
             yield vis

@@ -196,10 +196,9 @@ def rpn_table(counts) -> str:
 
 def table(rows) -> str:
     """HTML of rows of texts."""
-    cells = (
-        "".join(f"<td style='padding:3px 10px'>{html.escape(str(cell), quote=False)}</td>" for cell in row)
-        for row in rows
-    )
+    style = "padding:3px 6px;font-size:12px"
+    texts = ((html.escape(str(cell), quote=False) for cell in row) for row in rows)
+    cells = ("".join(f"<td style='{style}'>{text}</td>" for text in row) for row in texts)
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
 
 

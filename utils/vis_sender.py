@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, MutableMapping
 
+from utils.dashboard_layout import in_order
 from utils.terminal_tool import say
 from utils.visdom_server import Link, Server
 
@@ -133,10 +134,11 @@ class Sender:
         if self._link is None:
             self._link = Link(self.server, self.env)
         with self._changed:
-            windows = [(name, window) for name, window in self._windows.items() if window.pending]
+            windows = {name: window for name, window in self._windows.items() if window.pending}
             to_save = set(self._to_save)
-        for name, window in windows:
-            self._send(name, window)
+        for name in in_order(windows):
+            self._send(name, windows[name])
+        self._link.arrange()
         if to_save:
             self._link.save(sorted(to_save))
             with self._changed:

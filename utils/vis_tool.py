@@ -25,6 +25,7 @@ from utils.visdom_server import Server
 __all__ = ["Visualizer", "draw_bboxes", "visdom_bbox"]
 
 LOG_LINES = 500
+EXPECTED = "<i>nothing yet</i>"
 
 
 class Visualizer:
@@ -190,6 +191,15 @@ class Visualizer:
             lines.append(f"[{time.strftime('%m-%d %H:%M:%S', time.localtime(at))}] {info}")
             self._windows[str(win)] = Pane("log", lines)
         self._record(win, "log", text=str(info))
+        self._signal()
+
+    def expect(self, windows):
+        """Keep places for windows that will come, so that a page which is open meanwhile has them in order."""
+        if self._idle():
+            return
+        with self._changed:
+            for win in windows:
+                self._windows.setdefault(win, Pane("text", EXPECTED))
         self._signal()
 
     def save(self, envs=None):

@@ -186,13 +186,23 @@ class Picture:
         picture._jpeg = content
         return picture
 
-    def jpeg(self) -> bytes:
+    def jpeg(self, white_below: int = 0) -> bytes:
+        """The file, or one with so many rows of white below the picture."""
         with self._lock:
             if self._jpeg is None:
-                buffer = BytesIO()
-                Image.fromarray(self._rgb).save(buffer, "JPEG", quality=JPEG_QUALITY)
-                self._jpeg, self._rgb = buffer.getvalue(), None
+                self._jpeg, self._rgb = _encoded(Image.fromarray(self._rgb)), None
+        if not white_below:
             return self._jpeg
+        higher = Image.new("RGB", (self.width, self.height + white_below), "white")
+        with Image.open(BytesIO(self._jpeg)) as own:
+            higher.paste(own)
+        return _encoded(higher)
+
+
+def _encoded(img):
+    buffer = BytesIO()
+    img.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """What a window looks like on visdom's page: from the content of a `Draft` to the message of plotly's traces.
 
-Each function takes the window's name and content, and gives (data, layout, options), or None for no layout.
+Each function gives plotly's (data, layout) for a window's name and content, or visdom's own (data,) for one without.
 """
 
 import base64
@@ -8,6 +8,7 @@ import html
 
 import numpy as np
 
+from utils.dashboard_layout import BAR
 from utils.vis_windows import MARKED_POINTS
 
 PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf")
@@ -19,7 +20,8 @@ MAX_TEXTED = 12  # classes of a matrix whose cells have room for a number
 LOG_STYLE = (
     "font-size:12px;position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
 )
-MARGIN = {"l": 60, "r": 20, "t": 40, "b": 45}
+MARGIN = {"l": 52, "r": 16, "t": 56, "b": 46}  # above: the title, under the page's tool bar
+SLIDER = 46  # pixels, with the caption
 LEGEND = {"x": 1, "xanchor": "right", "y": 1, "bgcolor": "rgba(255,255,255,0.6)", "font": {"size": 10}}
 WHITE_TO_BLUE = [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]
 
@@ -61,7 +63,7 @@ def chart(win, content, whole):
         yaxis["rangemode"] = "tozero"
     many = len(curves) > 1
     layout = _layout(win, xaxis={"title": style.xlabel}, yaxis=yaxis, showlegend=many)
-    return traces, layout, {}
+    return traces, layout
 
 
 def _best(k, name, x, y):
@@ -75,25 +77,27 @@ def _best(k, name, x, y):
     return {**star, "x": [x[-minus_i]], "y": [value], "text": [f"best {value:.4f}"], "textposition": "bottom left"}
 
 
-def img(win, picture):
-    return [{"type": "image", "content": _source(picture, None)}], None, {}
+def img(picture, size):
+    """A picture for a window of `size` (width, height) pixels."""
+    return ([{"type": "image", "content": _source(picture, None, size, BAR)}],)
 
 
-def history(win, frames):
-    """The first of `frames`; the others are appended, one message each: see `frame`."""
-    return frame(frames[0]), None, {"show_slider": True}
+def frame(one, size):
+    """One of the pictures of a window with a history: (Picture, caption)."""
+    return ([{"type": "image_history", "content": _source(*one, size, BAR + SLIDER)}],)
 
 
-def frame(one):
-    return [{"type": "image_history", "content": _source(*one)}]
-
-
-def _source(picture, caption):
-    return {"src": "data:image/jpeg;base64," + base64.b64encode(picture.jpeg()).decode(), "caption": caption}
+def _source(picture, caption, size, bar):
+    # The page forgets its title's bar (and the slider) and draws a high picture over its window's lower edge: so that
+    # only white is cut there, such a picture has some rows of it below.
+    width, height = size
+    is_high = picture.height * width > picture.width * (height - bar)
+    jpeg = picture.jpeg(white_below=-(-picture.height * (bar + 2) // height) if is_high else 0)
+    return {"src": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), "caption": caption}
 
 
 def text(win, content):
-    return [{"type": "text", "content": content}], None, {}
+    return ([{"type": "text", "content": content}],)
 
 
 def log(win, lines):
@@ -124,7 +128,7 @@ def heatmap(win, content):
     if len(matrix) <= MAX_TEXTED:
         trace |= {"texttemplate": "%{z:.0%}", "textfont": {"size": 10}}
     xaxis, yaxis = axis | {"title": "prediction", "tickangle": -90}, axis | {"title": "target", "autorange": "reversed"}
-    return [trace], _layout(win, xaxis=xaxis, yaxis=yaxis), {}
+    return [trace], _layout(win, xaxis=xaxis, yaxis=yaxis)
 
 
 def bars(win, content):
@@ -133,7 +137,7 @@ def bars(win, content):
     trace = {"type": "bar", "x": _axis_names(names, len(names)), "y": values, "text": numbers, "textposition": "auto"}
     trace["marker"] = {"color": PALETTE[0]}
     xaxis = {"type": "category", "tickangle": -45 if len(names) > 4 else 0, "automargin": True}
-    return [trace], _layout(win, xaxis=xaxis, yaxis={"range": [0, 1], "title": "AP"}), {}
+    return [trace], _layout(win, xaxis=xaxis, yaxis={"range": [0, 1], "title": "AP"})
 
 
 def curves(win, content):
@@ -145,7 +149,7 @@ def curves(win, content):
     ]
     axis = {"range": [0, 1.02]}
     layout = _layout(win, xaxis=axis | {"title": "recall"}, yaxis=axis | {"title": "precision"}, showlegend=True)
-    return traces or [{"type": "scatter", "x": [], "y": []}], layout, {}
+    return traces or [{"type": "scatter", "x": [], "y": []}], layout
 
 
 def _layout(win, **parts):

@@ -1,5 +1,6 @@
 """What talks to a visdom server: is there one, start one, and a connection whose calls always end."""
 
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -16,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from utils import visdom_panes as panes
+from utils.dashboard_layout import HEADING_SIZE, heading_html, heading_id, headings_of, layout_items, place, size_of
 from utils.errors import UserError
 
 START_SECONDS = 60  # a start takes 1.3 s on an idle machine, and has taken over 15 on one whose cores others had
@@ -129,6 +131,9 @@ class Link:
 
     def __init__(self, server: Server, env: str):
         host = urlsplit(server.url).hostname
+        self._server = server
+        self._placed, self._headings = {}, set()  # the windows' sizes on the page; what stands over rows of them
+        self._arranged = True  # whether the page's saved layout has all of these
         # Held open: it breaks when the server's process ends, which tells a restarted server from the one we filled.
         self._probe = socket.create_connection((host, server.port), server.timeout)
         self._probe.setblocking(False)
@@ -183,29 +188,72 @@ class Link:
 
     def send(self, win, draft) -> bool:
         """Send one window; False, with nothing sent, where something is to be added to a window that is not there."""
-        if not draft.whole and self._client._win_exists_wrap(win) != "true":
-            return False
+        if win not in self._placed or self._client._win_exists_wrap(win) != "true":
+            if not draft.whole:
+                return False
+            self._place(win)
+        size = size_of(win, draft.kind, len(draft.content[0]) if draft.kind == "heatmap" else 0)
+        if self._placed.get(win) != size:
+            self._placed[win], self._arranged = size, False
         if draft.kind == "chart":
-            self._post(win, *panes.chart(win, draft.content, draft.whole), append=not draft.whole)
+            self._post(win, size, *panes.chart(win, draft.content, draft.whole), append=not draft.whole)
         elif draft.kind == "history":
-            frames = draft.content
-            if draft.whole:
-                self._post(win, *panes.history(win, frames))
-            for one in frames[draft.whole :]:
-                self._post(win, panes.frame(one), None, {}, append=True)
+            for k, one in enumerate(draft.content):
+                self._post(win, size, *panes.frame(one, size), append=not draft.whole or k > 0)
+        elif draft.kind == "img":
+            self._post(win, size, *panes.img(draft.content, size))
         else:
-            self._post(win, *getattr(panes, draft.kind)(win, draft.content))
+            self._post(win, size, *getattr(panes, draft.kind)(win, draft.content))
         return True
 
-    def _post(self, win, data, layout, opts, append=False):
+    def _post(self, win, size, data, layout=None, append=False):
         message = {"data": data, "win": win, "eid": self._env}
         if append:  # what the page's user has made of the window stays
             message["append"] = True
         else:
-            message |= {"opts": {"title": win, **opts}, "layout": layout}
+            message |= {"opts": {"title": win, "width": size[0], "height": size[1]}, "layout": layout}
         reply = self._client._send(message, endpoint="update" if append else "events")
         if reply != win:  # visdom answers with the window's name; False, '' and error pages come from elsewhere
             raise ConnectionError("the server did not take a window")
+
+    def _place(self, win):
+        """Have the page show a new window, and its row's heading, in the order of `dashboard_layout`."""
+        for heading, order in headings_of([*self._placed, win]).items():
+            if heading not in self._headings:
+                self._order(heading_id(heading), order)
+                width, height = HEADING_SIZE
+                opts = {"title": "", "width": width, "height": height}
+                self._client.text(heading_html(heading), win=heading_id(heading), opts=opts)
+                self._headings.add(heading)
+        if place(win).order < 0:
+            self._order(win, place(win).order)
+
+    def _order(self, win, order):
+        """Write down a window's order at the server, which else counts up: before the window comes, or into it."""
+        pane = {"command": "window", "id": win, "type": "text", "title": "", "content": "", "contentID": win}
+        if self._client._win_exists_wrap(win) == "true":
+            pane = json.loads(self._client.get_window_data(win))
+        if pane.get("i") != order:
+            self._client.set_window_data(json.dumps(pane | {"i": order}), win)
+
+    def arrange(self):
+        """Save the layout for pages that are opened from now on; without effect where no websocket comes through."""
+        if self._arranged:
+            return
+        import websocket  # visdom's own
+
+        server = self._server
+        parts = urlsplit(server.url)
+        url = f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.hostname}:{server.port}/socket"
+        cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self._client.session.cookies)
+        no_proxy = ["*"] if server.is_local() else None
+        with contextlib.suppress(websocket.WebSocketException):
+            page = websocket.create_connection(url, server.timeout, cookie=cookies or None, http_no_proxy=no_proxy)
+            for win, item in layout_items(self._placed).items():
+                command = {"cmd": "layout_item_update", "eid": self._client.env, "win": win, "data": item}
+                page.send(json.dumps(command))
+            page.close(timeout=server.timeout)  # waits for the server's answer, which comes after all that was sent
+        self._arranged = True
 
 
 def _client(server, env):

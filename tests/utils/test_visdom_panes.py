@@ -1,10 +1,12 @@
 """utils/visdom_panes.py: what plotly is given."""
 
 import base64
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from utils import visdom_panes as panes
 from utils.vis_windows import MARKED_POINTS, Picture, Style, style_of
@@ -32,7 +34,7 @@ def test_the_moving_average_is_the_weighted_mean_of_what_came():
 
 
 def test_a_loss_is_a_raw_line_and_a_smoothed_one():
-    traces, layout, _ = chart("total_loss", {"": ((0, 40, 80), (3.0, 1.0, 2.0))})
+    traces, layout = chart("total_loss", {"": ((0, 40, 80), (3.0, 1.0, 2.0))})
     raw, smooth = by_name(traces)["total_loss"], by_name(traces)["total_loss (smoothed)"]
     assert raw["y"] == (3.0, 1.0, 2.0)
     assert smooth["y"] == panes.moving_average([3.0, 1.0, 2.0])
@@ -45,16 +47,16 @@ def test_a_loss_is_a_raw_line_and_a_smoothed_one():
 def test_what_is_appended_goes_on_with_the_same_average():
     x, y = tuple(range(9)), tuple(float(v) for v in (5, 1, 4, 1, 3, 9, 2, 6, 5))
     style = style_of("total_loss")
-    whole, _, _ = panes.chart("total_loss", (style, {"": (x, y, 0)}), True)
-    first, _, _ = panes.chart("total_loss", (style, {"": (x[:4], y[:4], 0)}), True)
-    rest, _, _ = panes.chart("total_loss", (style, {"": (x, y, 4)}), False)
+    whole, _ = panes.chart("total_loss", (style, {"": (x, y, 0)}), True)
+    first, _ = panes.chart("total_loss", (style, {"": (x[:4], y[:4], 0)}), True)
+    rest, _ = panes.chart("total_loss", (style, {"": (x, y, 4)}), False)
     for all_of_it, begin, end in zip(whole, first, rest, strict=True):
         assert [*begin["y"], *end["y"]] == [*all_of_it["y"]]
         assert begin["name"] == end["name"]
 
 
 def test_several_curves_have_colours_and_a_legend():
-    traces, layout, _ = chart("step_time", {"step": ((0,), (1.0,)), "waiting": ((0,), (0.5,))})
+    traces, layout = chart("step_time", {"step": ((0,), (1.0,)), "waiting": ((0,), (0.5,))})
     assert len({trace["line"]["color"] for trace in traces}) == 2
     assert layout["showlegend"]
     assert layout["yaxis"]["title"] == "ms / step"
@@ -64,7 +66,7 @@ def test_several_curves_have_colours_and_a_legend():
     ("n", "mode"), [(1, "lines+markers"), (MARKED_POINTS, "lines+markers"), (MARKED_POINTS + 1, "lines")]
 )
 def test_few_points_are_marked(n, mode):
-    traces, _, _ = chart("memory", {"": (tuple(range(n)), (1.0,) * n)})
+    traces, _ = chart("memory", {"": (tuple(range(n)), (1.0,) * n)})
     assert traces[0]["mode"] == mode
 
 
@@ -73,7 +75,7 @@ def test_few_points_are_marked(n, mode):
     [((0.1, 0.5, 0.3), (1, 0.5)), ((0.5, None, 0.5), (0, 0.5)), ((None, 0.0), (1, 0.0)), ((None,), None)],
 )
 def test_the_best_map_is_marked(y, best):
-    traces, _, _ = chart("test_map", {"": (tuple(range(len(y))), y)})
+    traces, _ = chart("test_map", {"": (tuple(range(len(y))), y)})
     stars = [trace for trace in traces if trace["name"].endswith("(best)")]
     assert [(star["x"][0], star["y"][0]) for star in stars] == ([best] if best else [])
     assert all(f"{best[1]:.4f}" in star["text"][0] for star in stars)
@@ -81,11 +83,11 @@ def test_the_best_map_is_marked(y, best):
 
 def test_every_message_is_json():
     rgb = np.zeros((4, 6, 3), np.uint8)
-    for data, layout, options in (
+    for data, *layout in (
         chart("total_loss", {"": ((0.0, 1.0), (None, 1.0))}),
         chart("odd", {"a": ((0.0,), (None,))}, style=Style(best=True)),
-        panes.img("gt_img", Picture(rgb)),
-        panes.history("followed_1", [(Picture(rgb), "step 1")]),
+        panes.img(Picture(rgb), (60, 80)),
+        panes.frame((Picture(rgb), "step 1"), (60, 80)),
         panes.text("labels", "<b>a</b>"),
         panes.log("log_text", ("a < b",)),
         panes.heatmap("roi_cm", (np.eye(3), ["a", "b", "b"])),
@@ -94,34 +96,44 @@ def test_every_message_is_json():
         panes.curves("pr_curves", (["a"], [[0.0, 1.0]], [[1.0, None]])),
         panes.curves("pr_curves", ([], [], [])),
     ):
-        json.dumps([data, layout, options], allow_nan=False)
+        json.dumps([data, layout], allow_nan=False)
         assert data
 
 
 def test_a_picture_is_the_jpeg_with_its_caption():
     picture = Picture(np.zeros((4, 6, 3), np.uint8))
-    (message,) = panes.frame((picture, "step 40"))
+    ((message,),) = panes.frame((picture, "step 40"), (120, 160))
     assert message["type"] == "image_history"
     assert message["content"]["caption"] == "step 40"
     assert base64.b64decode(message["content"]["src"].partition(",")[2]) == picture.jpeg()
 
 
+@pytest.mark.parametrize(("size", "rows"), [((60, 100), 0), ((60, 50), 2), ((60, 20), 4)])
+def test_a_high_picture_has_white_below_which_the_page_cuts(size, rows):
+    picture = Picture(np.zeros((4, 6, 3), np.uint8))
+    ((message,),) = panes.img(picture, size)
+    content = base64.b64decode(message["content"]["src"].partition(",")[2])
+    with Image.open(io.BytesIO(content)) as shown:
+        assert shown.size == (6, 4 + rows)
+        assert np.asarray(shown)[4:].min(initial=255) > 240
+
+
 def test_a_log_line_is_text():
-    ((pane,), _, _) = panes.log("log_text", ("a <script> & b", "c"))
+    ((pane,),) = panes.log("log_text", ("a <script> & b", "c"))
     assert "a &lt;script&gt; &amp; b<br>c" in pane["content"]
 
 
 def test_the_matrix_says_its_counts_on_hover_and_its_shares_where_they_fit():
-    ((small,), _, _) = panes.heatmap("roi_cm", (np.array([[1.0, 3.0], [0.0, 0.0]]), ["a", "b"]))
+    ((small,), _) = panes.heatmap("roi_cm", (np.array([[1.0, 3.0], [0.0, 0.0]]), ["a", "b"]))
     assert small["z"] == [[0.25, 0.75], [0, 0]]
     assert small["customdata"] == [[1, 3], [0, 0]]
     assert "customdata" in small["hovertemplate"]
     assert "texttemplate" in small
-    ((large,), _, _) = panes.heatmap("roi_cm", (np.eye(21), [str(k) for k in range(21)]))
+    ((large,), _) = panes.heatmap("roi_cm", (np.eye(21), [str(k) for k in range(21)]))
     assert "texttemplate" not in large
 
 
 def test_bars_of_classes_of_one_name_stay_apart():
-    ((trace,), _, _) = panes.bars("class_ap", (["cat", "cat", "dog"], [0.5, None, 0.25]))
+    ((trace,), _) = panes.bars("class_ap", (["cat", "cat", "dog"], [0.5, None, 0.25]))
     assert trace["x"] == ["cat (0)", "cat (1)", "dog"]
     assert trace["text"] == ["0.50", "", "0.25"]

@@ -1,0 +1,218 @@
+"""The dashboard of a run as a person sees it: in a real browser, over a real visdom server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import visdom
+
+from misc.make_toy_voc import make_toy_voc
+from tests.chromium import find_browser, open_page
+from tests.dashboard_page import Dashboard, heading_faults, layout_faults
+from tests.running_visdom import free_port, running_server, wait_for
+from utils.dashboard_layout import EACH_RUN, ROWS
+from utils.errors import UserError
+from utils.event_log import read_events
+from utils.vis_tool import Visualizer
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parent.parent
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", ROOT / "build/screenshots"))
+WORDS = (
+    *("--voc-data-dir=toy", "--model=tiny", "--min-size=96", "--max-size=192", "--batch-size=2", "--use-adam=True"),
+    *("--num-workers=0", "--test-num-workers=0", "--device=cpu", "--plot-every=2", "--epoch=2"),
+)
+
+# visdom's page takes its windows in after 100 ms, and learns its own width after 200 ms, from one or another moment on;
+# what comes first decides by which code the windows are placed. This has it the one or the other way round.
+RACE = """
+var measured = false
+const wait = window.setTimeout.bind(window)
+const when = (condition, f) => condition() ? f() : wait(() => when(condition, f), 20)
+window.setTimeout = (f, ms, ...more) => wait(() => {
+  if (ms == 200) when(() => FIRST == 'width' || document.querySelectorAll('.window').length == location.hash.slice(1),
+                      () => { f(...more); measured = true })
+  else when(() => FIRST == 'windows' || ms != 100 || measured, () => f(...more))
+}, ms)
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a toy dataset; skips where there is no browser."""
+    find_browser()
+    folder = tmp_path_factory.mktemp("home")
+    make_toy_voc(folder / "toy", n_train=16, n_val=4, size=96)
+    return folder
+
+
+class Run:
+    """`train.py train` in a process of its own, which can be held and let go on."""
+
+    def __init__(self, home, name, *words):
+        self.folder, self.log = home / "runs" / name, home / f"{name}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, ROOT / "train.py", "train", *WORDS, f"--name={name}", f"--env={name}", *words],
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def step(self):
+        """The step of the last event so far; -1 before the first."""
+        try:
+            return max((event["step"] for event in read_events(self.folder)), default=-1)
+        except UserError:
+            return -1
+
+    def over(self):
+        return self.process.poll() is not None
+
+    def hold(self):
+        """Stop the process, which must be under way."""
+        assert not self.over(), self.log.read_text()
+        self.process.send_signal(signal.SIGSTOP)
+
+    def hold_at(self, step):
+        """Stop the process when it has recorded something of `step` or of a later one."""
+        wait_for(lambda: self.over() or self.step() >= step)
+        self.hold()
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def finish(self):
+        assert self.process.wait(300) == 0, self.log.read_text()
+
+
+def wait_for_env(run, port, env):
+    client = visdom.Visdom(port=port, raise_exceptions=True, use_incoming_socket=False)
+    wait_for(lambda: run.over() or env in client.get_env_list())
+
+
+@pytest.fixture(scope="module")
+def server(home):
+    with running_server(home / "server") as (port, _):
+        yield port
+
+
+def test_a_page_shows_all_that_a_run_records_and_reads_from_top_to_bottom(home, server):
+    with Run(home, "watched", f"--port={server}") as run:
+        wait_for_env(run, server, "watched")
+        run.hold()
+        url = f"http://127.0.0.1:{server}/env/watched"
+        with open_page(url) as page:
+            run.go_on()
+            run.finish()
+            dashboard = Dashboard(page, server, "watched")
+            dashboard.wait_until_it_shows(run.folder)
+            panes = dashboard.panes_at_rest()
+            page.screenshot(SCREENSHOTS / "open_during_the_run.png")
+            assert set(EACH_RUN) <= set(panes)
+            assert layout_faults(panes, EACH_RUN) == []  # windows that a page did not expect are behind these
+            for width in (1280, 1600, 1920, 1280):  # opened anew; the browser remembers much
+                page.resize(width, 900)
+                page.go(url)
+                dashboard.wait_until_it_shows(run.folder)
+                panes = dashboard.panes_at_rest()
+                page.screenshot(SCREENSHOTS / f"opened_afterwards_{width}.png")
+                assert layout_faults(panes) + heading_faults(panes) == []
+                assert max(pane["box"][2] for pane in panes.values()) <= width
+            assert page.problems() == []
+
+
+@pytest.mark.parametrize(("width", "first"), [(1280, "windows"), (1920, "windows"), (1920, "width")])
+def test_windows_stand_in_their_rows_in_whatever_order_they_came(server, width, first):
+    """Also where the browser has seen some of them before: it remembers where these stood."""
+    env = f"late-{width}-{first}"
+    names = [win for row in ROWS for win in row.windows]
+    batches = (["mine", *names[::3]], names[::-2], [*names, "yours", "worst_2", "followed_2"])
+    with (
+        closing(Visualizer(env, server)) as vis,
+        open_page("about:blank", width, script=f"const FIRST = '{first}'; {RACE}") as page,
+    ):
+        dashboard = Dashboard(page, server, env)
+        for visit, batch in enumerate([*batches, []], start=1):
+            page.go("about:blank")
+            for name in batch[::-1]:
+                vis.text(f"this is {name}", name)
+            assert vis.flush(60)
+            n_windows = len(json.loads(dashboard.client.get_window_data(None, env)))
+            page.go(f"http://127.0.0.1:{server}/env/{env}#{n_windows}")
+            page.wait_for(f"measured && document.querySelectorAll('.window').length == {n_windows}")
+            panes = dashboard.panes_at_rest()
+            page.screenshot(SCREENSHOTS / f"{env}_visit_{visit}.png")
+            assert layout_faults(panes) + heading_faults(panes) == []
+            behind = [panes[win]["box"][1] for win in ("mine", "yours") if win in panes]
+            assert max(panes[win]["box"][3] for win in names if win in panes) < min(behind)
+        assert set(panes) > {*names, "mine", "yours", "worst_2", "followed_2"}
+        assert page.problems() == []
+
+
+def test_no_window_cuts_off_a_part_of_its_picture(server):
+    shapes = {"gt_img": (100, 100), "pred_img": (60, 80), "worst_1": (120, 50), "worst_2": (50, 120), "mine": (7, 6)}
+    with closing(Visualizer("pictures", server)) as vis:
+        for win, (height, width) in shapes.items():
+            vis.img(win, np.zeros((3, height, width)))
+        assert vis.flush(60)
+    with open_page(f"http://127.0.0.1:{server}/env/pictures") as page:
+        page.wait_for(f"document.querySelectorAll('img.content-image').length == {len(shapes)}")
+        panes = Dashboard(page, server, "pictures").panes_at_rest()
+        page.screenshot(SCREENSHOTS / "pictures.png")
+        for win, (height, width) in shapes.items():
+            left, top, right, _ = panes[win]["drawn"]
+            assert panes[win]["pictures"] == [width]
+            assert panes[win]["box"][0] <= left < right <= panes[win]["box"][2] + 1
+            assert panes[win]["box"][1] <= top < top + height / width * (right - left) <= panes[win]["box"][3] + 1
+
+
+def test_a_server_that_dies_comes_back_and_hangs_changes_nothing_and_has_every_point_at_the_end(home):
+    port = free_port()
+    with (
+        Run(home, "alone", "--visdom=False") as alone,
+        running_server(home / "first", port) as (_, process),
+        Run(home, "troubled", f"--port={port}") as run,
+    ):
+        wait_for_env(run, port, "troubled")
+        run.hold_at(4)
+        process.kill()
+        process.wait()
+        run.go_on()
+        run.hold_at(8)
+        with running_server(home / "second", port) as (_, process):
+            run.go_on()
+            run.hold_at(10)
+            process.send_signal(signal.SIGSTOP)
+            run.go_on()
+            run.hold_at(12)
+            process.send_signal(signal.SIGCONT)
+            run.go_on()
+            run.finish()
+            with open_page(f"http://127.0.0.1:{port}/env/troubled", 1280) as page:
+                dashboard = Dashboard(page, port, "troubled")
+                dashboard.wait_until_it_shows(run.folder)
+                page.screenshot(SCREENSHOTS / "after_outages.png")
+                panes = dashboard.panes_at_rest()
+                assert layout_faults(panes) + heading_faults(panes) == []
+                assert page.problems() == []
+        alone.finish()
+    weights = [torch.load(r.folder / "last.pth", weights_only=True)["model"] for r in (alone, run)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
