@@ -322,9 +322,9 @@ def propose_for(model, db):
 
 
 def evaluate(model, db, rois=None):
-    result = over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
+    evaluation = over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
     detail(evaluation.voc.table())
-    return result
+    return evaluation
 
 
 def finish(run_dir, best_map, val_db):

@@ -89,6 +89,8 @@ class Dashboard:
 def _by_window(run_dir):
     windows = {}
     for event in read_events(run_dir):
+        if event["kind"] == "end":
+            continue
         windows.setdefault(event["win"], []).append(event)
     return windows
 
