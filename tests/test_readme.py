@@ -36,7 +36,7 @@ NOT_RUN = {
     "python train.py predict --load-path=coco.pth": "needs what the conversion writes",
     "python misc/visual_genome_to_coco.py": "needs Visual Genome; small: test_visual_genome_to_coco.py",
     "python misc/visdom_assets.py": "fetches 23 MB into the environment; see test_visdom_assets.py",
-    "python -m visdom.server": "goes on for ever; see test_visdom_server.py",
+    "python train.py dashboard": "serves until Ctrl-C; see test_dashboard_tool.py",
 }
 # What makes a command short: options put in place of its own or added.
 SHORT = {

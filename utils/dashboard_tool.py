@@ -46,7 +46,7 @@ def about(opt) -> dict[str, str]:
     """The command, and the options that are not their defaults, for the window `config`."""
     default = type(opt)().state_dict()
     own = {flag(name): value for name, value in opt.state_dict().items() if value != default[name]}
-    return {"command": shlex.join(["python", *sys.argv]), "torch": torch.__version__, **own}
+    return {"command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]), "torch": torch.__version__, **own}
 
 
 @contextmanager

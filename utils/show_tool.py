@@ -17,7 +17,7 @@ from utils.precision_tool import autocast
 from utils.terminal_tool import say_result
 
 N_FOLLOWED = 4  # pictures in which one sees the detector learn
-N_WORST = 4  # pictures of the last evaluation with the most errors
+N_WORST = 6  # pictures of the last evaluation with the most errors
 MAX_CURVES = 20  # classes in one window of curves: those of the least AP
 SIDE = 480  # pixels: the longest side of a followed picture, and the least that others are enlarged to
 N_PROPOSALS = 100  # the best, where they are drawn

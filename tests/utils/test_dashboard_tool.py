@@ -123,7 +123,7 @@ def test_a_password_in_the_address_is_refused():
 
 
 def test_what_a_run_is_about(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py", "train", "--name=a b"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", "train", "--name=a b"])
     told = about(Config().parse({"lr": 0.5, "name": "a b"}))
     assert told["command"] == "python train.py train '--name=a b'"
     assert told["--lr"] == 0.5
