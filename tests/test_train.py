@@ -161,7 +161,7 @@ def test_a_run_that_diverges_never_takes_the_place_of_a_good_checkpoint(home, tm
     words = [f"--voc-data-dir={home}/toy", "--epoch=3", "--visdom=False", "--lr=100", "--plot-every=1000", "--name=up"]
     done = run(tmp_path, "train", *SMALL, *words, code=2)
     assert "not finite" in done.stderr.splitlines()[-1]
-    for path in (tmp_path / "runs/up").iterdir():
+    for path in (tmp_path / "runs/up").glob("*.pth"):
         state = torch.load(path, weights_only=True)["model"]
         assert all(value.isfinite().all() for value in state.values())
 
@@ -177,9 +177,10 @@ def test_a_run_keeps_its_numbers_and_pictures(home, tmp_path):
     maps = [event for event in events if event["win"] == "test_map"]
     assert [(event["x"], event["step"]) for event in maps] == [(1, 4), (2, 8)]
     assert [f"epoch {event['x']:.0f}: mAP {event['y']:.4f}" in done.stdout for event in maps] == [True] * 2
-    pictures = [tmp_path / "runs/kept" / event["file"] for event in events if event["kind"] == "img"]
-    assert len(pictures) == 6
-    assert all(path.stat().st_size > 0 for path in pictures)
+    pictures = [event for event in events if event["kind"] == "img"]
+    steps = {win: [event["step"] for event in pictures if event["win"] == win] for win in ("pred_img", "followed_1")}
+    assert steps == {"pred_img": [3, 6, 8], "followed_1": [3, 4, 8]}  # followed after each epoch too, once a step
+    assert all((tmp_path / "runs/kept" / event["file"]).stat().st_size > 0 for event in pictures)
     stored = torch.load(tmp_path / "runs/kept/last.pth", weights_only=True)["vis_info"]["lines"]["total_loss"]
     assert stored["x"] == [3, 6, 8]
 

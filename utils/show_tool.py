@@ -42,6 +42,7 @@ class Show:
         self._db, self._rois = db, rois
         n = 0 if db is None else min(N_FOLLOWED, len(db))
         self._followed = np.linspace(0, len(db) - 1, n).round().astype(int).tolist() if n else []
+        self._followed_step = None
         self._follow_at = 0  # the next step at which: after each evaluation, and whenever the steps have doubled
         self._best = None  # (mAP, epoch)
         self._images_per_second = float("nan")  # at the last look
@@ -140,8 +141,10 @@ class Show:
 
     def _follow(self, step):
         """The followed pictures as they are, beside what the model sees in them now."""
+        if step == self._followed_step:  # a look and an evaluation after the same step
+            return
         model = self.trainer.faster_rcnn
-        self._follow_at = 2 * step
+        self._followed_step, self._follow_at = step, 2 * step
         for k, i in enumerate(self._followed, 1):
             img, bbox, label, _ = self._db.get_example(i)
             rois = None if self._rois is None else [self._rois[i]]
