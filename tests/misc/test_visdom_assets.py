@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -74,9 +75,31 @@ def test_the_table_names_visdoms_29_files():
     assert not any(target.startswith("/") or ".." in target for target in targets)
 
 
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no sums", "odd sums"])
+def test_a_file_that_is_not_as_it_came_is_fetched_anew(fake, damage):
+    assert main([]) == 0
+    file, sums = static(fake) / "js/a.min.js", static(fake) / "sums.json"
+    match damage:
+        case "cut":
+            file.write_text("")
+        case "changed":
+            file.write_text("alert(1)")
+        case "gone":
+            file.unlink()
+        case "no sums":
+            sums.unlink()
+        case "odd sums":
+            sums.write_text("[]")
+    assert not in_place(static(fake))
+    assert main([]) == 0
+    assert file.read_text() == "a"
+    assert in_place(static(fake))
+
+
 def test_the_files_are_put_in_place_once(fake, capsys):
     assert main([]) == 0
     files = {str(p.relative_to(static(fake))): p.read_text() for p in static(fake).rglob("*") if p.is_file()}
+    assert set(json.loads(files.pop("sums.json"))) == {"js/a.min.js", "css/b.css", "js/deep/x.js"}
     assert files == {"js/a.min.js": "a", "css/b.css": "b", "js/deep/x.js": "x", "version.built": "0.2.4"}
     assert main([]) == 0
     assert "in place" in capsys.readouterr().out.splitlines()[-1]
