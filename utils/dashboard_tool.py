@@ -81,7 +81,7 @@ def serving(mode: str, server: Server) -> Iterator[tuple[Server, bool]]:
         yield server, process is not None
     finally:
         if process and mode == "auto":
-            process.terminate()
+            process.kill()  # a hung one would not heed a milder signal; what is saved was saved before
             process.wait()
 
 

@@ -49,6 +49,22 @@ def test_auto_starts_one_for_the_block(here, said):
     assert (here / "runs/visdom.log").exists()
 
 
+def test_a_server_that_hangs_is_ended_all_the_same(here, said):
+    port = free_port()
+    with serving("auto", Server(port=port)):
+        for process in processes_on(port):
+            process.suspend()
+    assert not port_in_use(port)
+
+
+def processes_on(port):
+    psutil = pytest.importorskip("psutil")
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or ()
+        if str(port) in words and "visdom" in " ".join(words):
+            yield process
+
+
 def test_keep_leaves_it_running_and_auto_takes_one_that_answers(here, said):
     port = free_port()
     with serving("keep", Server(port=port)) as (_, started):
@@ -56,10 +72,8 @@ def test_keep_leaves_it_running_and_auto_takes_one_that_answers(here, said):
     with serving("auto", Server(port=port)) as (_, started):
         assert not started
     assert is_visdom(port)  # nobody ends what it did not start
-    psutil = pytest.importorskip("psutil")
-    for process in psutil.process_iter(["cmdline"]):
-        if str(port) in (process.info["cmdline"] or ()) and "visdom" in " ".join(process.info["cmdline"]):
-            process.kill()
+    for process in processes_on(port):
+        process.kill()
 
 
 @pytest.mark.parametrize("mode", ["on", "off"])
