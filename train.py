@@ -59,7 +59,6 @@ from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
 from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
-from utils.report_tool import write_report
 from utils.scoring_tool import score
 from utils.show_tool import Show, enter_debugger
 from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, say, say_result, set_verbosity, tell, warn
@@ -290,6 +289,8 @@ def dashboard_command(*args, **kwargs):
 @SetParseFn(str)
 def report_command(*args, **kwargs):
     """Write one file, --out in .html or .md, of what the run --run recorded; several, with commas, are compared."""
+    from utils.report_tool import write_report  # with matplotlib, a second that no other command shall wait
+
     read_options("report", args, kwargs)
     say_result(f"written to {write_report(opt.run, opt.out)}")
 

@@ -7,12 +7,11 @@ VOID = {"meta", "br", "img"}
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "nav", "a", "p", "div", "span", "b", "br",
     "small", "table", "tr", "td", "th", "pre", "figure", "figcaption", "img", "details", "summary", "svg",
-    "polyline", "rect", "circle", "text",
+    "defs", "g", "clippath", "path", "rect", "use", "image", "text",
 }  # fmt: skip
 ATTRIBUTES = {
     "lang", "charset", "http-equiv", "content", "name", "id", "class", "href", "src", "alt", "viewbox", "width",
-    "height", "role", "aria-label", "points", "style", "x", "y", "cx", "cy", "r", "font-size", "font-weight",
-    "text-anchor", "transform",
+    "height", "role", "aria-label", "style", "x", "y", "d", "transform", "clip-path",
 }  # fmt: skip
 
 
@@ -21,7 +20,7 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.elements, self.text, self._open = [], "", []
+        self.elements, self.text, self.ids, self._open = [], "", set(), []
         self.feed(html)
         self.close()
         assert not self._open, f"not closed: {self._open}"
@@ -30,8 +29,12 @@ class Page(HTMLParser):
         assert tag in TAGS, tag
         attrs = dict(attrs)
         assert attrs.keys() <= ATTRIBUTES, attrs
-        assert attrs.get("href", "#").startswith("#")
-        assert re.match("data:image/(jpeg|png);base64,[A-Za-z0-9+/=]*$", attrs.get("src", "data:image/png;base64,"))
+        source = attrs.get("href" if tag == "image" else "src", "data:image/png;base64,")
+        assert re.match("data:image/(jpeg|png);base64, ?[A-Za-z0-9+/=\n]*$", source)
+        assert tag == "image" or attrs.get("href", "#").startswith("#")
+        assert re.match(r"url\(#\w+\)$", attrs.get("clip-path", "url(#a)"))
+        assert attrs.get("id") not in self.ids
+        self.ids.update({attrs["id"]} if "id" in attrs else ())
         assert "url" not in attrs.get("style", "")
         if tag in VOID:
             self.elements.append((tag, attrs, ""))

@@ -173,7 +173,7 @@ class Config:
     # run
     name: str | None = option(None, "run", "the run's folder under runs/; default: model and time")
     run: tuple[str, ...] | None = option(
-        None, "run", "folder of a run, as runs/NAME, for dashboard and report; a,b: several in the same plots"
+        None, "run", "for dashboard and report: folder of a recorded run, as runs/NAME; a,b: several in the same plots"
     )
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints, or in predict annotations, already")
     env: str = option("faster-rcnn", "run", "environment in visdom")

@@ -3,12 +3,15 @@
 Both classes have the same methods, each of which adds a part behind those before; `whole` gives the page.
 """
 
+import base64
 import html
 import re
 import unicodedata
 from html.parser import HTMLParser
 
-from utils.drawing_tool import Drawing, data_uri, one_line
+from matplotlib.figure import Figure
+
+from utils.plot_tool import one_line, png, svg
 
 MAX_SIZE = 10_000_000  # bytes of a page; parts that would pass it are left out, which a line tells
 KEPT_FREE = 500_000  # of that, for what comes behind many pictures
@@ -28,7 +31,8 @@ nav a{color:var(--accent);margin-right:14px;text-decoration:none}
 .card{background:var(--card);border:1px solid var(--grid);border-radius:8px;padding:10px 16px;min-width:130px}
 .card b{display:block;font-size:22px;font-weight:600}.card span{color:var(--soft);font-size:13px}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:8px 28px}
-.plot{min-width:0}svg{display:block;max-width:100%;height:auto;font-family:inherit}svg text{white-space:pre}
+.plot{min-width:0}svg{display:block;max-width:100%;height:auto}svg *{stroke-linejoin:round;stroke-linecap:butt}
+svg text{white-space:pre}
 .plot p{margin:2px 0;color:var(--soft);font-size:13px;overflow-wrap:anywhere}
 .tables{display:flex;flex-wrap:wrap;gap:4px 40px;align-items:flex-start}.tables>div{max-width:100%;overflow-x:auto}
 table{border-collapse:collapse;font-size:14px}
@@ -37,12 +41,13 @@ overflow-wrap:anywhere}
 th{color:var(--soft);font-weight:500}
 td+td.n,th+th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .pictures{display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start}
-figure{margin:0 0 8px;max-width:100%}.pictures img{display:block;max-width:100%;max-height:420px;border-radius:4px}
-.strip{flex-wrap:nowrap}.strip figure{flex:1 1 0;min-width:0;max-width:320px}.strip img{width:100%}
+figure{margin:0 0 8px;max-width:calc(50% - 6px)}
+.pictures img{display:block;max-width:100%;max-height:420px;border-radius:4px}
+.strip figure{width:calc(100%/3 - 8px)}.strip img{width:100%}
 figcaption{color:var(--soft);font-size:13px;overflow-wrap:anywhere}
 .note{background:var(--warn);border-radius:6px;padding:6px 12px;margin:6px 0;overflow-wrap:anywhere}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:12.5px;margin:8px 0}
-.text{font-size:14px;overflow:auto;max-height:420px}
+.text{font-size:14px;overflow:auto;max-height:420px}.text td:first-child{white-space:nowrap}
 @media print{body{max-width:none;padding:0;font-size:12px}nav{display:none}.text{max-height:none}
 table{font-size:10px}td,th{padding-right:8px}
 .plot,figure,.card,tr{break-inside:avoid}h2,h3{break-after:avoid}
@@ -54,7 +59,7 @@ class _Page:
     """What both forms share: the parts, and that they don't grow without end."""
 
     def __init__(self):
-        self.parts, self.size, self.n_left_out = [], 0, 0
+        self.parts, self.size, self.n_left_out, self.n_plots = [], 0, 0, 0
 
     def room(self) -> int:
         """Bytes that a picture may still take."""
@@ -125,17 +130,18 @@ class HtmlPage(_Page):
             self._add(f"<div><h3>{_text(name)} <small>{_text(words)}</small></h3>\n{table}</div>", name)
         self._add("</div>")
 
-    def plots(self, plots: list[tuple[str, str, Drawing, list[str]]]):
-        """Side by side: (window, what it is, drawing, lines below) of each."""
+    def plots(self, plots: list[tuple[str, str, Figure, list[str]]]):
+        """Side by side: (window, what it is, figure, lines below) of each."""
         self._add('<div class="plots">')
-        for name, words, drawing, below in plots:
+        for name, words, figure, below in plots:
             lines = "".join(f"<p>{_text(line)}</p>" for line in below)
             heading = f"<h3>{_text(name)} <small>{_text(words)}</small></h3>"
-            self._add(f'<div class="plot">{heading}\n{drawing.svg()}\n{lines}</div>', name)
+            self.n_plots += 1
+            self._add(f'<div class="plot">{heading}\n{svg(figure, str(self.n_plots))}\n{lines}</div>', name)
         self._add("</div>")
 
     def pictures(self, pictures: list[tuple[str, bytes, str]], strip=False):
-        """(words below, file's content, media type) of each; a strip is one row."""
+        """(words below, file's content, media type) of each; a strip has three in a row."""
         self._add(f'<div class="pictures{" strip" if strip else ""}">')
         for words, content, kind in pictures:
             image = f'<img src="{data_uri(content, kind)}" alt="{_text(words)}">'
@@ -186,10 +192,10 @@ class MarkdownPage(_Page):
             self.heading(name, words)
             self._table(header, rows, name)
 
-    def plots(self, plots: list[tuple[str, str, Drawing, list[str]]]):
-        for name, words, drawing, below in plots:
+    def plots(self, plots: list[tuple[str, str, Figure, list[str]]]):
+        for name, words, figure, below in plots:
             self.heading(name, words)
-            self._add_picture(name, drawing.png(), "image/png")
+            self._add_picture(name, png(figure), "image/png")
             for line in below:
                 self.paragraph(line)
 
@@ -220,6 +226,11 @@ class MarkdownPage(_Page):
         self.size += len(address)
         self._addresses.append(f"[p{len(self._addresses)}]: {address}")
         self._add(f"![{_marked(words)}][p{len(self._addresses) - 1}]")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """`content`, of the media type `kind`, as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def safe_markup(text: str) -> str:

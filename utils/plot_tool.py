@@ -1,20 +1,44 @@
-"""The plots of a report: curves, bars and confusion matrices, as `Drawing`s."""
+"""The plots of a report, which look as the dashboard's: matplotlib's figures, and these as SVG and as PNG.
 
+Only the command `report` imports this: matplotlib takes a while to load.
+"""
+
+import io
 import math
+import re
+import unicodedata
+import warnings
 from dataclasses import dataclass
+from xml.etree import ElementTree
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from utils.drawing_tool import Drawing, shortened, text_width
+from utils.vis_windows import MARKED_POINTS, Style
+from utils.visdom_panes import PALETTE, moving_average
 
-COLOURS = ("#2f7ed8", "#e8743b", "#2ca25f", "#c2379a", "#8a63d2", "#b8860b", "#17a2b0", "#d64550", "#7a8794", "#6b8e23",
-           "#7fb2e8", "#f2ad85", "#7fcba0", "#e08fcb", "#b9a1e8", "#dcb95c", "#7fd0d8", "#ea9298", "#b0b9c1", "#a9c26b",
-           )  # fmt: skip
-WIDTH, HEIGHT = 640, 300
+WIDTH, HEIGHT = 640, 300  # pixels; of a figure with a legend or of many classes more
 MAX_POINTS = 1_000  # of a curve as it is drawn
 MAX_CLASSES = 100  # of a matrix or of bars that are drawn
+MAX_COUNTED = 30  # classes of a matrix whose cells have room for a count
 MOST_NAMES = 24  # in a legend
-SMALL = 11  # size of the letters at the axes
+INK, SOFT, GRID = "#1b1f24", "#667079", "#e3e6ea"  # in an HTML page its --ink, --soft and --grid
+LINES = ("-", "--", ":", "-.")  # where the colours are used up
+PNG_DPI = 144  # twice as sharp as on the page
+RC = {
+    "figure.dpi": 72, "figure.constrained_layout.use": True, "font.size": 11, "text.color": INK,
+    "axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT, "axes.edgecolor": GRID, "axes.grid": True,
+    "grid.color": GRID, "axes.axisbelow": True, "axes.facecolor": "none",
+    "axes.spines.top": False, "axes.spines.right": False,
+    "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0, "legend.frameon": False,
+    "axes.formatter.useoffset": False, "axes.formatter.limits": (-4, 9), "path.simplify": False,
+    "text.parse_math": False,  # a name is text, whatever it has of $
+    "svg.fonttype": "none",
+}  # fmt: skip
 
 
 @dataclass
@@ -24,92 +48,84 @@ class Series:
     name: str
     x: list[float]
     y: list[float | None]
-    colour: int | None = None  # of COLOURS; None: that of its place
+    colour: int | None = None  # of PALETTE; None: that of its place
 
 
-def line_plot(
-    series: list[Series], title: str, x_label: str, y_label="", smooth=True, mark=None, square=False
-) -> Drawing:
-    """Curves over one axis; noisy ones thin and light under a smoothed line.
+@rc_context(RC)
+def curves_figure(series: list[Series], style: Style) -> Figure:
+    """Curves over one axis, as `style` has it: smoothed ones over what is drawn thin, a star on each one's best.
 
-    Args:
-        smooth: draw the smoothed line over curves that are noisy.
-        mark: (x, y, words) of a point that stands out.
-        square: both axes are from 0 to 1.
+    Values over more than three powers of ten are on a logarithmic axis. The best of all has its number.
     """
-    names, colours = [one.name for one in series], _colours(series)
-    drawn = [_drawn(one, smooth) for one in series]
-    x_range, y_range = ((0.0, 1.0), (0.0, 1.0)) if square else (_x_range(drawn), _y_range(drawn))
-    if mark:  # room for its words
-        y_range = y_range[0], y_range[1] + 0.12 * (y_range[1] - y_range[0])
-    below = _legend_height(names, WIDTH - 80)
-    drawing = Drawing(WIDTH, HEIGHT + below + (120 if square else 0), title)
-    box = _Axes(drawing, (64, 22 if y_label else 14, WIDTH - 28, drawing.height - 42 - below), x_range, y_range)
-    box.draw(x_label, whole=all(float(x).is_integer() for one in series for x in one.x) and not square)
-    for name, colour, (raw, curve) in zip(names, colours, drawn, strict=True):
-        if curve is None:
-            drawing.line(box.at(*raw), colour, 1.8, name=name)
-            for xy in box.at(*raw) if len(raw[0]) <= 40 and not square else ():
-                if np.isfinite(xy).all():
-                    drawing.dot(*xy, 2.4, colour)
+    figure, ax = _axes(style.xlabel, style.ylabel)
+    stars, in_view = [], []  # of a smoothed curve not the outermost hundredths: its first steps would flatten the rest
+    for k, one in enumerate(series):
+        x, y, look = _floats(one.x), _floats(one.y), _look(k, one)
+        if style.smooth:
+            smooth = _floats(moving_average(one.y))
+            ax.plot(*_broken(*_thinned(x, y)), **look, linewidth=1, alpha=0.35)
+            ax.plot(*_broken(*_thinned(x, smooth)), **look, linewidth=2.2, zorder=3)
+            in_view += [np.nanpercentile(v, [1, 99]) for v in (y, smooth) if np.isfinite(v).any()]
         else:
-            drawing.line(box.at(*raw), colour, 0.9, 0.4, name)
-    for name, colour, (_, curve) in zip(names, colours, drawn, strict=True):
-        if curve is not None:  # over all that is thin
-            drawing.line(box.at(*curve), colour, 2, name=name)
-    if mark:
-        (x, y), words = box.at([mark[0]], [mark[1]])[0], mark[2]
-        drawing.dot(x, y, 5, "ink")
-        half = text_width(words, 12) / 2
-        drawing.text(min(max(x, 70 + half), WIDTH - 4 - half), y - 10, words, size=12, anchor="middle", bold=True)
-    drawing.text(64, 14, y_label, "soft", SMALL)
-    if below:
-        _draw_legend(drawing, names, colours, 64, drawing.height - below + 10, WIDTH - 80)
-    return drawing
+            marker = "o" if len(x) <= MARKED_POINTS else None
+            ax.plot(*_broken(*_thinned(x, y)), **look, linewidth=1.8, marker=marker, markersize=4)
+            in_view.append(y)
+        if style.best and np.isfinite(y).any():
+            stars.append((y[np.nanargmax(y)], x[np.nanargmax(y)]))
+            ax.plot(*stars[-1][::-1], "*", color=look["color"], markersize=13, zorder=4)
+    if all(float(x).is_integer() for one in series for x in one.x):
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    values = np.concatenate([np.empty(0), *in_view])
+    values = values[np.isfinite(values)]
+    if len(values):
+        _set_range(ax, values, style)
+    if stars:
+        y, x = max(stars)
+        side = "right" if x > np.mean(ax.get_xlim()) else "left"
+        ax.annotate(f"best {y:.4f}, {style.xlabel} {x:g}", (x, y), (0, 9), textcoords="offset points", ha=side)
+    _legend(figure, [one.name for one in series], [_look(k, one) for k, one in enumerate(series)])
+    return figure
 
 
-def curves_plot(names, xs, ys, title: str, x_label: str, y_label="", square=False) -> Drawing:
-    """A curve for each of `names` through the points of `xs` and `ys`, lists of numbers or None."""
-    series = []
-    for name, x, y in zip(names, xs, ys, strict=True):
-        known = [(a, b) for a, b in zip(x, y, strict=True) if a is not None]
-        series.append(Series(name, [a for a, _ in known], [b for _, b in known]))
-    return line_plot(series, title, x_label, y_label, smooth=False, square=square)
+@rc_context(RC)
+def precision_recall_figure(names: list[str], recall, precision) -> Figure:
+    """A curve for each of `names` in the unit square; `recall` and `precision` have a list of numbers or None each."""
+    figure, ax = _axes("recall", "precision", HEIGHT + 100)
+    looks = [_look(k) for k in range(len(names))]
+    for look, *xy in zip(looks, recall, precision, strict=True):
+        x, y = map(_floats, xy)
+        if len(x):  # from its first point to the left: one alone would not be seen
+            x, y = np.insert(x, 0, 0.0), np.insert(y, 0, y[0])
+        ax.plot(*_thinned(x, y, MAX_POINTS // 2), **look, linewidth=1.8, drawstyle="steps-post")
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    _legend(figure, names, looks)
+    return figure
 
 
-def bar_plot(names: list[str], columns: list[Series], title: str) -> Drawing:
+@rc_context(RC)
+def bars_figure(names: list[str], columns: list[Series]) -> Figure:
     """Horizontal bars: for each of `names` one of each of `columns`, whose y are the values (None: no bar)."""
-    left = 20 + max(text_width(shortened(name, 24), 12) for name in names)
-    values = [v for column in columns for v in column.y if v is not None]
-    low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
-    low, high = (0.0, 1.0) if low == 0 and 0.2 < high <= 1 else _widened(low, high, 0.5)
-    group = 8 + max(14, 9 * len(columns)) if len(columns) > 1 else 24
-    labels, colours = [column.name for column in columns], _colours(columns)
-    below = _legend_height(labels, WIDTH - left - 60)
-    drawing = Drawing(WIDTH, 14 + group * len(names) + 30 + below, title)
-    bottom = 14 + group * len(names)
-    box = _Axes(drawing, (left, 10, WIDTH - 64, bottom), (low, high), (0, 1))
-    box.draw("", vertical=True)
-    for i, name in enumerate(names):
-        top = 14 + i * group
-        drawing.text(left - 8, top + group / 2 + 1, shortened(name, 24), size=12, anchor="end", name=name)
-        height = (group - 8) / len(columns)
-        for k, column in enumerate(columns):
-            value = column.y[i]
-            if value is None:
-                drawing.text(left + 4, top + height * (k + 0.5) + 4, "-", "soft", SMALL)
-                continue
-            ends = sorted(box.at([0.0, value], [0, 0])[:, 0])
-            words = f"{name}: {value:.4g}" + (f" ({column.name})" if len(columns) > 1 else "")
-            drawing.rect(ends[0], top + height * k, max(ends[1] - ends[0], 1), height - (2 if len(columns) > 1 else 0),
-                         colours[k], 0.85, words)  # fmt: skip
-            drawing.text(ends[1] + 5, top + height * (k + 0.5) + 4, _value(value), "soft", min(SMALL, height + 3))
-    if below:
-        _draw_legend(drawing, labels, colours, left, drawing.height - below + 10, WIDTH - left - 60)
-    return drawing
+    high = 24 if len(columns) == 1 else 8 + 12 * len(columns)
+    figure, ax = _axes("", "", 60 + high * len(names))
+    looks = [_look(k, column) for k, column in enumerate(columns)]
+    thick = 0.75 / len(columns)
+    for k, (column, look) in enumerate(zip(columns, looks, strict=True)):
+        at = np.arange(len(names)) + (k - (len(columns) - 1) / 2) * thick
+        bars = ax.barh(at, [v or 0.0 for v in column.y], thick * 0.92, color=look["color"])
+        ax.bar_label(bars, ["-" if v is None else f"{v:.3g}" for v in column.y], padding=4, color=SOFT, fontsize=10)
+    ax.set_yticks(range(len(names)), [shortened(name, 24) for name in names], color=INK)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(False, axis="y")
+    if all(v is None or 0 <= v <= 1 for column in columns for v in column.y):
+        ax.set_xlim(0, 1.08)
+    else:
+        ax.margins(x=0.12)
+    _legend(figure, [column.name for column in columns], looks)
+    return figure
 
 
-def heat_plot(matrix, names: list[str], title: str) -> Drawing:
+@rc_context(RC)
+def matrix_figure(matrix, names: list[str]) -> Figure:
     """A confusion matrix: row = target, the first on top; column = prediction; the darker, the more of its row.
 
     Args:
@@ -118,194 +134,135 @@ def heat_plot(matrix, names: list[str], title: str) -> Drawing:
     """
     matrix = np.asarray(matrix, np.float64)
     L = len(matrix)
-    names = [*names[:L], *map(str, range(len(names), L))]
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-300)
-    cell = min(52.0, max(12.0, 520 / L))
-    size = min(12.0, cell * 0.9)
-    short = [shortened(name, 20) for name in names]
-    margin = 30 + max(text_width(name, size) for name in short)
-    drawing = Drawing(margin + cell * L + 12, margin + cell * L + 12, title)
-    drawing.text(margin + cell * L / 2, 14, "prediction", "soft", SMALL, "middle")
-    drawing.text(14, margin + cell * L / 2, "target", "soft", SMALL, "middle", turned=True)
-    for i in range(L):
-        middle = margin + cell * (i + 0.5) + size * 0.35
-        drawing.text(margin - 6, middle, short[i], size=round(size, 1), anchor="end", name=names[i])
-        drawing.text(middle, margin - 6, short[i], size=round(size, 1), turned=True, name=names[i])
-    few = L <= 30  # then there is room for lines between the cells, and for counts
-    drawing.rect(margin, margin, cell * L, cell * L, "grid", 0.6 if few else 0.3)
-    for i, j in np.ndindex(L, L):
-        words = f"{names[i]} → {names[j]}: {_count(matrix[i, j])} ({share[i, j]:.1%})"
-        x, y = margin + cell * j, margin + cell * i
-        if few:
-            drawing.rect(x + 0.5, y + 0.5, cell - 1, cell - 1, "paper", name=words)
-        if matrix[i, j]:
-            drawing.rect(x + 0.5, y + 0.5, cell - 1, cell - 1, "accent", 0.06 + 0.94 * share[i, j], words)
-            text = _count(matrix[i, j])
-            fitting = min(12.0, (cell - 5) / max(text_width(text, 1), 0.1))
-            if few and fitting >= 7:
-                colour = "#ffffff" if share[i, j] > 0.5 else "ink"
-                drawing.text(x + cell / 2, y + cell / 2 + fitting * 0.35, text, colour, round(fitting, 1), "middle")
-    return drawing
+    side = min(48.0, max(11.0, 500 / L)) * L
+    short = [shortened(name, 20) for name in [*names[:L], *map(str, range(len(names), L))]]
+    room = 50 + 7 * max(map(len, short))
+    figure, ax = _axes("prediction", "target", side + room, side + room)
+    ax.imshow(np.dstack([np.broadcast_to(to_rgb(PALETTE[0]), (L, L, 3)), share]), interpolation="none")
+    size = {"fontsize": min(11, side / L), "color": INK}
+    ax.set_yticks(range(L), short, **size)
+    ax.set_xticks(range(L), short, rotation=90, rotation_mode="anchor", ha="left", va="center", **size)
+    ax.xaxis.tick_top()
+    ax.xaxis.set_label_position("top")
+    ax.grid(False)
+    ax.spines[:].set_visible(True)
+    for i, j in np.argwhere(matrix > 0) if L <= MAX_COUNTED else ():
+        words = _count(matrix[i, j])
+        fits = min(11.0, 1.5 * side / L / len(words))
+        ax.text(j, i, words, ha="center", va="center", fontsize=fits, color="white" if share[i, j] > 0.5 else INK)
+    return figure
 
 
-def is_noisy(y) -> bool:
-    """Whether a smoothed line helps: (M,) values that go up and down far more than they get on."""
-    y = y[np.isfinite(y)]
-    return len(y) >= 12 and float(np.abs(np.diff(y)).sum()) > 3 * float(np.ptp(y)) > 0
+def svg(figure: Figure, salt: str) -> str:
+    """An <svg> to stand in an HTML page, with its text as text, and its greys as the page's.
+
+    Args:
+        salt: of the names of its parts, which are the page's: another one for each figure.
+    """
+    file, none = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context(RC | {"svg.hashsalt": salt}), warnings.catch_warnings(action="ignore"):  # of glyphs it lacks
+        figure.savefig(file, format="svg", metadata=none, transparent=True)
+    root = ElementTree.fromstring(file.getvalue())
+    for element in root.iter():
+        element.tag = element.tag.split("}")[-1]
+        given = {name.split("}")[-1]: value for name, value in element.attrib.items()}
+        named = element.tag in ("path", "clipPath")  # what others refer to
+        element.attrib = {name: _as_the_page(value) if name == "style" else
+                          re.sub(r"(\.\d)\d+", r"\1", " ".join(value.split())) if name == "d" else value
+                          for name, value in given.items() if name != "id" or named}  # fmt: skip
+    defs = root.find("defs")
+    if defs is not None and defs.find("style") is not None:
+        root.remove(defs)  # of all elements of the page
+    box = root.get("viewBox")
+    root.attrib = {"viewBox": box, **dict(zip(("width", "height"), box.split()[2:], strict=True)), "role": "img"}
+    return ElementTree.tostring(root, "unicode")
 
 
-def smoothed(x, y, share=0.03):
-    """(M',) x and y of a curve under a Gaussian whose σ is `share` of its length; M' ≤ `MAX_POINTS`."""
-    starts = np.unique(np.linspace(0, len(x), min(len(x), MAX_POINTS), endpoint=False).astype(int))
-    finite = np.isfinite(y)
-    known = np.add.reduceat(finite.astype(np.float64), starts)
-    sums = np.add.reduceat(np.where(finite, y, 0.0), starts)
-    x = np.add.reduceat(x, starts) / np.diff([*starts, len(x)])
-    sigma = max(share * len(x), 1.0)
-    reach = min(math.ceil(3 * sigma), len(x))
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    total, weight = (np.convolve(v, weights)[reach : reach + len(x)] for v in (sums, known))
-    return x, np.where(known > 0, total / np.maximum(weight, 1e-12), np.nan)
+def png(figure: Figure) -> bytes:
+    """A PNG file, light."""
+    file = io.BytesIO()
+    with rc_context(RC), warnings.catch_warnings(action="ignore"):
+        figure.savefig(file, format="png", dpi=PNG_DPI, facecolor="white")
+    return file.getvalue()
 
 
-def thinned(x, y):
-    """At most `MAX_POINTS` of a curve's points: of each stretch the lowest and the highest, and the last of all."""
-    if len(x) <= MAX_POINTS:
+def one_line(text) -> str:
+    """`text` without what is no character, or would break a line: such stand as �, line ends as spaces."""
+    text = " ".join(str(text).split())
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") else c for c in text)
+
+
+def shortened(text, most) -> str:
+    text = one_line(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _count(value) -> str:
+    return f"{value:,.0f}" if value == round(value) and value < 1e9 else f"{value:.3g}"
+
+
+def _axes(xlabel, ylabel, height=HEIGHT, width=WIDTH):
+    figure = Figure(figsize=(width / 72, height / 72))
+    ax = figure.add_subplot()
+    ax.set(xlabel=one_line(xlabel), ylabel=one_line(ylabel))
+    return figure, ax
+
+
+def _look(k, series=None):
+    k = k if series is None or series.colour is None else series.colour
+    return {"color": PALETTE[k % len(PALETTE)], "linestyle": LINES[k // len(PALETTE) % len(LINES)]}
+
+
+def _legend(figure, names, looks):
+    """Below the axes, of two curves or more; the figure grows by it."""
+    if len(names) < 2:
+        return
+    labels = [shortened(name, 40) for name in names[:MOST_NAMES]]
+    lines = [Line2D([], [], **look, linewidth=3) for look in looks[:MOST_NAMES]]
+    if len(names) > MOST_NAMES:
+        labels.append(f"and {len(names) - MOST_NAMES} more")
+        lines.append(Line2D([], [], alpha=0))
+    columns = min(max(1, WIDTH // (45 + 7 * max(map(len, labels)))), len(labels))
+    figure.set_figheight(figure.get_figheight() + (10 + 17 * math.ceil(len(labels) / columns)) / 72)
+    figure.legend(lines, labels, loc="outside lower center", ncols=columns, handlelength=1.5)
+
+
+def _set_range(ax, values, style):
+    """The axis over (K,) values, those in view."""
+    low, high = values.min(), values.max()
+    if 0 < 1e3 * low < high < 1e30 * low:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    elif np.ptp(values) > 1e-12 * np.abs(values).max():
+        from_zero = style.from_zero and low >= 0
+        margin = (high - (0 if from_zero else low)) * (0.15 if style.best else 0.05)
+        ax.set_ylim(0 if from_zero else low - margin, high + margin)
+
+
+def _floats(values):
+    return np.array([np.nan if v is None else v for v in values], np.float64)
+
+
+def _thinned(x, y, most=MAX_POINTS):
+    """At most so many of a curve's points: of each stretch the lowest and the highest, and the last of all."""
+    if len(x) <= most:
         return x, y
     kept = [len(x) - 1]
-    for part in np.array_split(np.arange(len(x)), (MAX_POINTS - 1) // 2):
+    for part in np.array_split(np.arange(len(x)), (most - 1) // 2):
         finite = part[np.isfinite(y[part])]
         kept += [finite[y[finite].argmin()], finite[y[finite].argmax()]] if len(finite) else [part[0]]
     kept = np.unique(kept)
     return x[kept], y[kept]
 
 
-def _drawn(series, smooth):
-    """((M,) x, (M,) y) as drawn thin, and the same smoothed or None; where x goes back the curve is broken."""
-    x = np.array(series.x, np.float64)
-    y = np.array([np.nan if v is None else v for v in series.y], np.float64)
-    runs = np.split(np.arange(len(x)), np.flatnonzero(np.diff(x) < 0) + 1)  # the steps of a schedule in parts
-    curve = smoothed(x, y) if smooth and is_noisy(y) and len(runs) == 1 else None
-    x, y = thinned(x, y)
+def _broken(x, y):
+    """The curve with a gap where x goes back: the steps of a schedule in parts."""
     back = np.flatnonzero(np.diff(x) < 0) + 1
-    return (np.insert(x, back, np.nan), np.insert(y, back, np.nan)), curve
+    return np.insert(x, back, np.nan), np.insert(y, back, np.nan)
 
 
-def _x_range(drawn):
-    x = np.concatenate([np.empty(0), *(raw[0] for raw, _ in drawn)])
-    x = x[np.isfinite(x)]
-    return _widened(x.min(), x.max(), 1.0) if len(x) else (0.0, 1.0)
-
-
-def _y_range(drawn):
-    """What is seen: all of the lines, but of what lies thin under a smoothed one not the outermost hundredths."""
-    values = [np.empty(0)]
-    for (_, y), curve in drawn:
-        y = y[np.isfinite(y)]
-        if curve is None:
-            values.append(y)
-        elif len(y):
-            values += [np.percentile(y, [1, 99]), curve[1][np.isfinite(curve[1])]]
-    values = np.concatenate(values)
-    if not len(values):
-        return 0.0, 1.0
-    low, high = float(values.min()), float(values.max())
-    if (low, high) != (wider := _widened(low, high, abs(high) / 2)):
-        return wider
-    margin = (high - low) * 0.05
-    return (0.0 if 0 <= low < 0.4 * high else low - margin), high + margin
-
-
-def _widened(low, high, margin):
-    """The range itself, or one around it if its ends can't be told apart."""
-    if high - low > max(1e-9 * max(abs(low), abs(high)), 1e-200):
-        return float(low), float(high)
-    margin = max(margin, 1e-9 * abs(high)) if margin > 1e-200 else 0.5
-    return float(low - margin), float(high + margin)
-
-
-class _Axes:
-    """The rectangle (x0, y0, x1, y1) of a drawing in which values are drawn; those outside stand at its border."""
-
-    def __init__(self, drawing, rectangle, x_range, y_range):
-        self.drawing, self.rectangle, self.x_range, self.y_range = drawing, rectangle, x_range, y_range
-
-    def at(self, x, y):
-        """(M,) values x and y → (M, 2) points."""
-        x0, y0, x1, y1 = self.rectangle
-        across = (np.asarray(x, np.float64) - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
-        up = (np.asarray(y, np.float64) - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
-        return np.stack([x0 + across.clip(0, 1) * (x1 - x0), y1 - up.clip(0, 1) * (y1 - y0)], axis=1)
-
-    def draw(self, x_label, vertical=False, whole=False):
-        """The lines and numbers of the axes; `vertical`: those of x alone; `whole`: no fractions at x."""
-        x0, y0, x1, y1 = self.rectangle
-        for value, words in _ticks(*self.x_range, 6, 1.0 if whole else 0.0):
-            x = self.at([value], [0])[0, 0]
-            self.drawing.line([(x, y0), (x, y1)], "grid", 1)
-            self.drawing.text(x, y1 + 16, words, "soft", SMALL, "middle")
-        for value, words in () if vertical else _ticks(*self.y_range, 5):
-            y = self.at([0], [value])[0, 1]
-            self.drawing.line([(x0, y), (x1, y)], "grid", 1)
-            self.drawing.text(x0 - 8, y + 4, words, "soft", SMALL, "end")
-        if vertical:
-            zero = self.at([0], [0])[0, 0]
-            self.drawing.line([(zero, y0), (zero, y1)], "soft", 1)
-        else:
-            self.drawing.line([(x0, y1), (x1, y1)], "soft", 1)
-        self.drawing.text((x0 + x1) / 2, y1 + 33, x_label, "soft", SMALL, "middle")
-
-
-def _ticks(low, high, about, least=0.0):
-    """(value, words) of round numbers in a range, about so many, no two closer than `least`."""
-    rough = max((high - low) / about, least)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough * 0.999)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    values = [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-    few = 1e-4 <= step < 1e7
-    return [(v, f"{v:,.{digits}f}" if few else f"{v:.3g}") for v in values]
-
-
-def _colours(series):
-    """Of each its own; a legend has them in the same order."""
-    return [COLOURS[(k if one.colour is None else one.colour) % len(COLOURS)] for k, one in enumerate(series)]
-
-
-def _value(value):
-    return f"{value:.3f}" if abs(value) < 1e4 else f"{value:.3g}"
-
-
-def _count(value):
-    return f"{value:,.0f}" if value == round(value) and value < 1e9 else f"{value:.3g}"
-
-
-def _legend_places(names, width):
-    """(row, x) of each name, and of what says how many more there are."""
-    row, x, places = 0, 0.0, []
-    for name in names:
-        wide = 24 + text_width(name, SMALL) + 12
-        if x and x + wide > width:
-            row, x = row + 1, 0.0
-        places.append((row, x))
-        x += wide
-    return places
-
-
-def _legend_names(names):
-    short = [shortened(name, 40) for name in names]
-    more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
-    return short[:MOST_NAMES] + more
-
-
-def _legend_height(names, width):
-    return 0 if len(names) < 2 else 14 + 18 * (_legend_places(_legend_names(names), width)[-1][0] + 1)
-
-
-def _draw_legend(drawing, names, colours, left, top, width):
-    shown = _legend_names(names)
-    for k, (words, (row, x)) in enumerate(zip(shown, _legend_places(shown, width), strict=True)):
-        y = top + 18 * row + 8
-        if k < MOST_NAMES:
-            drawing.line([(left + x, y - 4), (left + x + 16, y - 4)], colours[k], 3)
-        drawing.text(left + x + 22, y, words, "ink" if k < MOST_NAMES else "soft", SMALL)
+def _as_the_page(style):
+    for colour, name in ((INK, "ink"), (SOFT, "soft"), (GRID, "grid")):
+        style = style.replace(colour, f"var(--{name})")
+    return re.sub(r"font-family: [^;]*(; )?", "", style)

@@ -1,6 +1,6 @@
 """What a report shows of the JSON file that `train.py eval` wrote."""
 
-from utils.plot_tool import MAX_CLASSES, curves_plot, heat_plot
+from utils.plot_tool import MAX_CLASSES, matrix_figure, precision_recall_figure
 from utils.run_tool import is_matrix
 
 
@@ -24,19 +24,19 @@ def scores_shown(content: dict) -> tuple[list, list]:
         known = [curve for curve in curves["curves"] if curve["recall"] is not None]
         of = [name for name, curve in zip(names, curves["curves"], strict=True) if curve["recall"] is not None]
         recall, precision = ([curve[axis] for curve in known] for axis in ("recall", "precision"))
-        drawing = curves_plot(of, recall, precision, "precision over recall", "recall", "precision", square=True)
-        plots.append(("Precision and recall", "of the evaluation", drawing, []))
+        figure = precision_recall_figure(of, recall, precision)
+        plots.append(("Precision and recall", "of the evaluation", figure, []))
     by_class = [[name, *map(_digits, row)] for name, *row in zip(names, *columns.values(), strict=True)]
     tables = [("Means", "", ["", "value"], means), ("By class", "", ["class", *columns], by_class)]
     if errors:
         rows = [[kind, _digits(n), _digits(errors["delta_map"][kind])] for kind, n in errors["counts"].items()]
         tables.append(("Errors", "and what the mAP gains without each", ["error", "count", "mAP gained"], rows))
     if confusion and is_matrix(confusion["matrix"]) and len(confusion["matrix"]) <= MAX_CLASSES:
-        drawing = heat_plot(confusion["matrix"], [str(name) for name in confusion["label_names"]], "confusions")
+        figure = matrix_figure(confusion["matrix"], [str(name) for name in confusion["label_names"]])
         below = (
             f"detections above {_digits(confusion['score_thresh'])}; to the right what was missed, below what is false"
         )
-        plots.append(("Confusions", "of the detector", drawing, [below]))
+        plots.append(("Confusions", "of the detector", figure, [below]))
     return tables, plots
 
 

@@ -13,9 +13,10 @@ from utils.event_log import FILE
 from utils.file_tool import whole_file
 from utils.image_tool import image_sizes
 from utils.page_tool import HtmlPage, MarkdownPage
-from utils.plot_tool import MAX_CLASSES, Series, bar_plot, curves_plot, heat_plot, line_plot
+from utils.plot_tool import MAX_CLASSES, Series, bars_figure, curves_figure, matrix_figure, precision_recall_figure
 from utils.report_scores import scores_shown
 from utils.run_tool import Run, read_run
+from utils.vis_windows import style_of
 
 PAGES = {".html": HtmlPage, ".htm": HtmlPage, ".md": MarkdownPage}
 SECTIONS = ("Result", "Setup", "Curves", "Classes", "Evaluation", "Pictures", "Log")
@@ -28,7 +29,7 @@ WINDOWS = {  # in the order of the report, what each shows; others follow as the
     "roi_cls_loss": "head: classes",
     "learning_rate": "",
     "images_per_second": "",
-    "step_time": "seconds",
+    "step_time": "",
     "memory": "",
     "rpn_recall": "share of the boxes that the proposals find",
     "sample_counts": "foreground and background in the losses",
@@ -37,12 +38,12 @@ WINDOWS = {  # in the order of the report, what each shows; others follow as the
     "roi_cm": "confusions of the head, rows by target",
     "rpn_cm": "confusions of the RPN",
     "progress": "",
-    "config": "",
     "labels": "the classes",
+    "config": "",
     "gt_img": "ground truth",
     "pred_img": "what the model sees in it",
 }
-SETUP_TEXTS = ("progress", "config", "labels")
+SETUP_TEXTS = ("progress", "labels", "config")
 STRIP = 6  # pictures of a followed image, from the first to the last
 
 
@@ -216,7 +217,7 @@ def _curves(page, runs):
     page.section("Curves")
     plots = []
     for win in _ordered(runs, "points"):
-        series, below, best, unit = [], [], None, _unit(runs, win)
+        series, below, style = [], [], style_of(win)
         for k, run in enumerate(runs):
             lines = run.points.get(win, {})
             for line, points in lines.items():
@@ -224,11 +225,8 @@ def _curves(page, runs):
                 name = ", ".join([run.name] * (len(runs) > 1) + [line] * (not one or line != win)) or win
                 series.append(Series(name, [x for x, *_ in points], [y for _, y, *_ in points], k if one else None))
                 known = [(x, y) for x, y, *_ in points if y is not None]
-                below.append(_numbers_of(name, known, unit, len(points)))
-                best = max([best] * (best is not None) + known, key=lambda point: point[1], default=None)
-        mark = (*best, f"best {best[1]:.4f}, epoch {best[0]:g}") if win == "test_map" and best else None
-        drawing = line_plot(series, win, unit, smooth=win != "test_map", mark=mark)
-        plots.append((win, WINDOWS.get(win, ""), drawing, below[:MAX_CLASSES]))
+                below.append(_numbers_of(name, known, style.xlabel, len(points)))
+        plots.append((win, WINDOWS.get(win, ""), curves_figure(series, style), below[:MAX_CLASSES]))
     page.plots(plots)
     if not plots:
         page.paragraph("The run has recorded no curves.")
@@ -240,17 +238,6 @@ def _numbers_of(name, known, unit, n):
     low, high = min(known, key=lambda point: point[1]), max(known, key=lambda point: point[1])
     return (f"{name}: last {known[-1][1]:.6g}, lowest {low[1]:.6g} at {unit} {low[0]:,.10g}, "
             f"highest {high[1]:.6g} at {unit} {high[0]:,.10g}, {n:,} points")  # fmt: skip
-
-
-def _unit(runs, win):
-    """What the x of a window counts: the run's steps, its epochs as test_map has them, or something else."""
-    points = [(x, step) for run in runs for line in run.points.get(win, {}).values() for x, _, step, _ in line]
-    if win == "test_map":
-        return "epoch"
-    if all(x == step for x, step in points):
-        return "step"
-    epochs = {(x, step) for run in runs for x, _, step, _ in _main_line(run, "test_map")}
-    return "epoch" if epochs and epochs.issuperset(points) else "x"
 
 
 def _classes(page, runs):
@@ -266,20 +253,19 @@ def _classes(page, runs):
         if len(names) > MAX_CLASSES:
             below.append(f"the first {MAX_CLASSES} of {len(names):,}")
         if names:
-            plots.append((win, WINDOWS.get(win, ""), bar_plot(names[:MAX_CLASSES], columns, win), below))
+            plots.append((win, WINDOWS.get(win, ""), bars_figure(names[:MAX_CLASSES], columns), below))
         else:
             page.note(f"{win}: holds no bars")
     for run in runs:
         for win in _ordered([run], "curves"):
             event = run.curves[win]
-            words = ("recall", "precision", True) if win == "pr_curves" else ("x", "", False)
-            drawing = curves_plot(event["names"], event["x"], event["y"], win, *words)
-            plots.append((_of(runs, run, win), WINDOWS.get(win, ""), drawing, [f"step {event['step']:,}"]))
+            figure = precision_recall_figure(event["names"], event["x"], event["y"])
+            plots.append((_of(runs, run, win), WINDOWS.get(win, ""), figure, [f"step {event['step']:,}"]))
         for win in _ordered([run], "heatmaps"):
             event = run.heatmaps[win]
             if len(event["matrix"]) <= MAX_CLASSES:
-                drawing = heat_plot(event["matrix"], event["names"], win)
-                plots.append((_of(runs, run, win), WINDOWS.get(win, ""), drawing, [f"step {event['step']:,}"]))
+                figure = matrix_figure(event["matrix"], event["names"])
+                plots.append((_of(runs, run, win), WINDOWS.get(win, ""), figure, [f"step {event['step']:,}"]))
             else:
                 page.note(f"{_of(runs, run, win)}: {len(event['matrix']):,} classes are too many to be drawn")
     page.plots(plots)
@@ -316,7 +302,7 @@ def _pictures(page, runs):
             shown = run.pictures[win]
             at = np.linspace(0, len(shown) - 1, min(STRIP, len(shown))).round().astype(int)
             page.heading(win, "through the training")
-            read = [_picture(page, run, f"step {shown[k][0]:,}", shown[k][1]) for k in at]
+            read = [_picture(page, run, shown[k][2] or f"step {shown[k][0]:,}", shown[k][1]) for k in at]
             page.pictures([picture for picture in read if picture], strip=True)
         _last_pictures(page, run, rest)
     if not any(run.pictures for run in runs):
@@ -325,7 +311,7 @@ def _pictures(page, runs):
 
 def _last_pictures(page, run, wins):
     last = [(win, *run.pictures[win][-1]) for win in wins]
-    read = [_picture(page, run, f"{win}, step {step:,}", file) for win, step, file in last]
+    read = [_picture(page, run, f"{win}, {caption or f'step {step:,}'}", file) for win, step, file, caption in last]
     page.pictures([picture for picture in read if picture])
 
 

@@ -27,7 +27,7 @@ class Run:
     points: dict[str, dict[str, list[tuple]]] = field(
         default_factory=dict
     )  # window → line → (x, y or None, step, time)
-    pictures: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # (step, file in the folder)
+    pictures: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)  # (step, file, caption or '')
     texts: dict[str, str] = field(default_factory=dict)
     logs: dict[str, deque] = field(default_factory=dict)  # (time, line) of the last lines
     heatmaps: dict[str, dict] = field(default_factory=dict)  # the last event, as for the two below
@@ -79,12 +79,14 @@ def _events(folder):
 
 def _take(run, event):
     win, kind = event["win"], event["kind"]
+    if kind == "end":
+        return
     run.kinds.setdefault(win, set()).add(kind)
     if kind == "point":
         line = run.points.setdefault(win, {}).setdefault(event.get("line") or win, [])
         line.append((event["x"], event["y"], event["step"], event["time"]))
     elif kind == "img":
-        run.pictures.setdefault(win, []).append((event["step"], event["file"]))
+        run.pictures.setdefault(win, []).append((event["step"], event["file"], event.get("caption", "")))
     elif kind == "text":
         run.texts[win] = event["text"]
     elif kind == "log":
@@ -109,7 +111,7 @@ def _problem(event) -> str | None:
             _numbers([event.get("x"), event.get("y")]) and event.get("x") is not None and _text(event.get("line", ""))
         )
     elif kind in ("text", "log", "img"):
-        fits = _text(event.get("file" if kind == "img" else "text"))
+        fits = _text(event.get("file" if kind == "img" else "text")) and _text(event.get("caption", ""))
     elif kind == "heatmap":
         fits = is_matrix(event.get("matrix")) and _texts(event.get("names"))
     elif kind == "bars":

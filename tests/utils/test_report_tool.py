@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from misc.make_toy_voc import make_toy_voc
 from tests.page_reader import Page, check_markdown
 from utils import page_tool
-from utils.drawing_tool import one_line
 from utils.errors import UserError
 from utils.event_log import EventLog, read_events
+from utils.plot_tool import one_line, shortened
 from utils.report_tool import write_report
+from utils.vis_windows import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--model=tiny", "--min-size=96", "--max-size=192", "--num-workers=0", "--test-num-workers=0"]
@@ -53,7 +54,10 @@ def test_a_real_run_is_all_in_its_report(home):
     for win in kinds:
         assert win in page.text
     assert page.all("h1") == [({}, "first")]
-    assert len(page.all("img")) == sum(kind == "img" for kind in kinds.values())
+    n_pictures = sum(6 if win.startswith("followed_") else 1 for win, kind in kinds.items() if kind == "img")
+    assert len(page.all("img")) == n_pictures
+    assert "worst_1, epoch 2: " in page.text
+    assert not [text for attrs, text in page.all("p") if attrs.get("class") == "note"]
     for name in ("circle", "--use-adam", "toy: train, evaluated on val", "best_eval_val.json", "COCO AP50"):
         assert name in page.text
     assert "--lr\n" not in page.text  # it has its default
@@ -211,10 +215,10 @@ def test_a_followed_image_is_a_strip_from_the_first_to_the_last(tmp_path):
             log.step = step
             while log._waiting:  # of a slow disk some would be left out
                 pass
-            log.add_picture("followed_1", np.full((8, 16, 3), step // 2, np.uint8))
-            log.add_picture("worst_1", np.full((8, 16, 3), step // 2, np.uint8))
+            log.add_picture("followed_1", Picture(np.full((8, 16, 3), step // 2, np.uint8)), f"step {step}")
+            log.add_picture("worst_1", Picture(np.full((8, 16, 3), step // 2, np.uint8)), f"{step} missed")
     shown = [attrs["alt"] for attrs, _ in page_of(tmp_path).all("img")]
-    assert shown == ["step 0", "step 100", "step 200", "step 290", "step 390", "step 490", "worst_1, step 490"]
+    assert shown == ["step 0", "step 100", "step 200", "step 290", "step 390", "step 490", "worst_1, 490 missed"]
 
 
 def test_the_size_is_bounded(tmp_path, monkeypatch):
@@ -223,7 +227,7 @@ def test_the_size_is_bounded(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     with EventLog(tmp_path) as log:
         for k in range(12):
-            log.add_picture(f"img_{k}", rng.integers(0, 255, (100, 100, 3), np.uint8))
+            log.add_picture(f"img_{k}", Picture(rng.integers(0, 255, (100, 100, 3), np.uint8)))
         log.add("log_text", "log", text="the end")
     for name in ("a.html", "a.md"):
         path = write_report([tmp_path], tmp_path / name)
@@ -257,7 +261,7 @@ HOSTILE = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=25)
+@settings(max_examples=15, deadline=None)
 @given(names=st.lists(HOSTILE, min_size=1, max_size=4, unique=True), win=HOSTILE, text=HOSTILE,
        y=st.lists(st.none() | st.floats(-1e299, 1e299), min_size=1, max_size=30))  # fmt: skip
 def test_whatever_is_in_a_log_is_text_in_the_report(tmp_path_factory, names, win, text, y):
@@ -274,8 +278,9 @@ def test_whatever_is_in_a_log_is_text_in_the_report(tmp_path_factory, names, win
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))  # with escapes: any text
     page = page_of(folder)
     assert one_line(win) in page.text
-    for name in names:
-        assert one_line(f"{name} → {name}: 1 (100.0%)") in {attrs_text for _, attrs_text in page.all("title")}
+    drawn = [text for _, text in page.all("text")]
+    for name in filter(one_line, names):  # at a row and at a column of the matrix
+        assert drawn.count(shortened(name, 20)) >= 2
     if not re.search("[<&]", text):
         assert one_line(text) in one_line(page.text)
     check_markdown(write_report([folder], folder / "a.md").read_text())
