@@ -226,20 +226,32 @@ def test_no_such_run(here):
         show_runs(["runs/no"], None, "on", Server(port=free_port()))
 
 
-def test_the_command_serves_a_run_until_ctrl_c(tmp_path):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_the_command_serves_a_run_until_it_is_stopped(tmp_path, how, code):
     record(tmp_path / "runs/a", 0, 5)
     port = free_port()
     words = [sys.executable, ROOT / "train.py", "dashboard", "--run=runs/a", f"--port={port}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VISDOM")}
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               env=environment)  # fmt: skip
-    lines = iter(process.stdout.readline, "")
-    output = ""
-    while "Ctrl-C ends the server" not in output:
-        output += next(lines)
-    assert Page(port, "a").series("total_loss")[1] == [0, 1, 2, 3, 4]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    process = subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(how, signal.SIG_DFL),  # a job in the background, or under nohup, ignores it
+    )
+    try:
+        output = ""
+        for line in iter(process.stdout.readline, ""):
+            output += line
+            if "Ctrl-C ends the server" in line:
+                break
+        assert Page(port, "a").series("total_loss")[1] == [0, 1, 2, 3, 4]
+        process.send_signal(how)
+        assert process.wait(60) == code
+    finally:
+        process.kill()
     assert not is_visdom(port)
     assert f"http://127.0.0.1:{port}/env/a" in output
 
