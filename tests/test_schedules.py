@@ -257,7 +257,7 @@ def test_stopped_in_its_first_epoch_it_begins_again(home, alternated, tmp_path):
     break_in_the_middle(picture)
     assert "state is in" in run(tmp_path, *words, code=2).stderr
     picture.write_bytes(whole)
-    assert [path.name for path in (tmp_path / "runs/four").iterdir()] == ["interrupted.pth"]
+    assert [path.name for path in (tmp_path / "runs/four").glob("*.pth")] == ["interrupted.pth"]
     for other, message in (
         ("--roi=crop", "was begun with --roi=None, not crop: to go on, give the same options"),
         ("--voc-data-dir=./toy", "was begun with --voc-data-dir=toy, not ./toy"),
