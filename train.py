@@ -162,7 +162,7 @@ def alternate(train_db, val_db, device, amp):
     run_dir = Path("runs", name) if state is not None else make_run_dir(name, opt.overwrite)
     done = state.other_info["alternating"] if state is not None else 0  # the last step that has a whole epoch
     facts = {"options": opt.that_decide()}
-    go_on_from = state.other_info["total_step"] if state is not None else None
+    go_on_from = state.other_info.get("total_step", 0) if state is not None else None  # 0: it begins again
     names = train_db.label_names
     with dashboard(opt.env, opt.visdom, server_from(opt), names, run_dir, about(opt), go_on_from) as vis:
         for k, parts in enumerate(("rpn", "head", "rpn", "head"), start=1):
