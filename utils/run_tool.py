@@ -8,8 +8,8 @@ from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.event_log import FILE, read_events
 from utils.json_tool import is_finite, read_json
+from utils.vis_windows import LOG_LINES
 
-LOG_LINES = 500
 MOST = 2**53  # of a step, and of seconds a millionth: what a float and a calendar can hold
 CHECKPOINTS = ("best.pth", "last.pth", "interrupted.pth")
 

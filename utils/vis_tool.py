@@ -19,12 +19,11 @@ from utils.draw_tool import draw_bboxes, visdom_bbox
 from utils.errors import UserError
 from utils.event_log import EventLog
 from utils.vis_sender import Sender
-from utils.vis_windows import Chart, History, Pane, Picture, style_of
+from utils.vis_windows import LOG_LINES, Chart, History, Pane, Picture, style_of
 from utils.visdom_server import Server
 
 __all__ = ["Visualizer", "draw_bboxes", "visdom_bbox"]
 
-LOG_LINES = 500
 EXPECTED = "<i>nothing yet</i>"
 
 

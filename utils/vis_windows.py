@@ -15,6 +15,7 @@ from PIL import Image
 
 MAX_POINTS = 2_000  # of a window: an append costs the server O(points in it), 22 ms at 2,000, 99 ms at 10,000
 MARKED_POINTS = 30  # up to here a curve shows its points, else a single one (test_map after one epoch) draws nothing
+LOG_LINES = 500  # the newest ones of a log
 MAX_FRAMES = 30  # of a window with a history: the page of an environment holds them all
 JPEG_QUALITY = 90
 

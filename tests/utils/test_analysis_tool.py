@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.utils.slow_matching import columns_of, n_boxes, ranked, read_csv, slow_counts, slow_match, some_images
 from tests.utils.test_eval_tool import FAR, N_CLASSES, NEAR, random_images, slow_iou
-from utils.analysis_tool import confusion_matrix, errors_by_image, precision_recall, thin
+from utils.analysis_tool import confusion_matrix, precision_recall, thin
 from utils.error_tool import error_analysis
 from utils.eval_tool import calc_detection_voc_ap, evaluate_detections, match_detections_voc
 
@@ -388,20 +388,3 @@ def test_memory_does_not_grow_with_all_pairs(analyse):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 120e6  # 19 to 35 MB; all pairs are 100,000 × 5,000 × 8 bytes = 4 GB
-
-
-# errors_by_image
-
-
-@settings(max_examples=60)
-@given(some_images, thresholds, st.sampled_from([0.0, 0.3, 0.7]), st.booleans())
-def test_the_errors_of_each_image(images, iou_thresh, score_thresh, plus_one):
-    fate = slow_match(images, iou_thresh, plus_one, lambda label, score: score > score_thresh)
-    missed, false = [], []
-    for i, image in enumerate(images):
-        found = {g for (at, _), g in fate.items() if at == i and g not in ("false", "ignored")}
-        missed.append(sum(not difficult for g, difficult in enumerate(image[5]) if g not in found))
-        false.append(sum(g == "false" for (at, _), g in fate.items() if at == i))
-    names = [str(k) for k in range(N_CLASSES)]
-    counted = errors_by_image(*columns_of(*images), names, iou_thresh, score_thresh, plus_one)
-    assert [column.tolist() for column in counted] == [missed, false]

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 
 from misc.make_toy_voc import make_toy_voc
 from tests.page_reader import Page, check_markdown
+from tests.test_train import run
 from utils import page_tool
 from utils.errors import UserError
 from utils.event_log import EventLog, read_events
@@ -22,12 +21,6 @@ from utils.vis_windows import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--model=tiny", "--min-size=96", "--max-size=192", "--num-workers=0", "--test-num-workers=0"]
-
-
-def run(folder, *words, code=0):
-    done = subprocess.run([sys.executable, ROOT / "train.py", *words], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
