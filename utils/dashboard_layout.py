@@ -43,7 +43,7 @@ ROWS = (
     Row("The same pictures, while it learned", {"followed_1": (302, 261)}),
     Row(
         "Where is it wrong?",
-        {"roi_cm": (424, 416), "rpn_cm": (240, 416), "class_ap": (272, 416), "pr_curves": (272, 416)},
+        {"roi_cm": (394, 416), "rpn_cm": (240, 416), "class_ap": (302, 416), "pr_curves": (272, 416)},
     ),
     Row(
         "How fast is it?",

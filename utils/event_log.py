@@ -145,20 +145,13 @@ class EventLog:
         self._write(event | {"file": name})
 
 
-def read_events(folder: str | os.PathLike):
-    """The events of a run, as dicts, in the order of recording.
+def read_events(folder: str | os.PathLike) -> list[dict]:
+    """The events of a run so far, in the order of recording.
 
     Raises:
-        UserError: there are none, or the file is not such a log.
+        UserError: there is no log, or the file is not one.
     """
-    path = Path(folder, FILE)
-    try:
-        with path.open(encoding="utf-8") as lines:
-            yield from _events(path, lines)
-    except FileNotFoundError:
-        raise UserError(NO_LOG.format(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); name the folder of a run") from None
+    return Tail(folder).read()
 
 
 class Tail:
@@ -184,7 +177,7 @@ class Tail:
         try:
             with self.path.open("rb") as file:
                 file.seek(self._at)
-                whole, _, _ = file.read().rpartition(b"\n")
+                whole, _, _ = file.read().rpartition(b"\n")  # a process was killed while it wrote what comes behind
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror}); name the folder of a run") from None
         if not whole:
@@ -211,20 +204,13 @@ class Tail:
             raise UserError(NO_LOG.format(self.path)) from None
 
 
-def _events(path, lines):
-    for n, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
-            return  # a process was killed while it wrote this one
-        yield _event(path, n, line)
-
-
 def _event(path, n, line):
     try:
         event = json.loads(line)
         known = isinstance(event["step"], int) and isinstance(event["win"], str)
         if not (known and event["kind"] and event["time"]):
             raise ValueError
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):  # the last: lists within lists without end
         raise UserError(f"{path}: line {n} is no event; this is not the log of a run") from None
     return event
 

@@ -172,8 +172,8 @@ def inverse_normalize(img, input_mode="torchvision"):
     """The inverse of `normalize`: (..., 3, H, W) prepared array or tensor → tensor float32 RGB, 0..255."""
     img = totensor(img, dtype=torch.float32)
     bgr, divisor, mean, std = _statistics(input_mode, img.device)
-    img = (img * std + mean) * divisor
-    return (img.flip(-3) if bgr else img).clamp(0, 255)
+    img = torch.addcmul(mean * divisor, img, std * divisor).clamp_(0, 255)
+    return img.flip(-3) if bgr else img
 
 
 def resized_size(size, min_size, max_size, rule="round"):

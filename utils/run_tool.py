@@ -47,7 +47,7 @@ def read_run(folder, name=None) -> Run:
     """
     folder = Path(folder)
     run = Run(name or folder.resolve().name, folder)
-    for n, event in enumerate(_events(folder), 1):
+    for n, event in enumerate(read_events(folder), 1):
         problem = _problem(event)
         if problem:
             raise UserError(f"{folder / FILE}: line {n}: {problem}; this is not the log of a run")
@@ -68,13 +68,6 @@ def read_run(folder, name=None) -> Run:
         else:
             run.notes.append(f"{path}: is not what train.py eval writes")
     return run
-
-
-def _events(folder):
-    try:
-        yield from read_events(folder)
-    except RecursionError:
-        raise UserError(f"{folder / FILE}: lists within lists without end; this is not the log of a run") from None
 
 
 def _take(run, event):

@@ -114,7 +114,7 @@ class Show:
         trainer, vis, model = self.trainer, self.trainer.vis, self.trainer.faster_rcnn
         height, width = batch.sizes[0].tolist()
         prepared = batch.imgs[:1, :, :height, :width]
-        img = inverse_normalize(prepared[0], model.input_mode)
+        img = inverse_normalize(prepared[0], model.input_mode).round().byte()  # once, where the picture is
         truth = batch.bboxes[0], batch.labels[0], None, model.label_names
         vis.img("gt_img", chw(draw_bboxes(img, *truth, enlarge_to=SIDE)))
         with autocast(model.device, trainer.amp):
@@ -194,15 +194,17 @@ def rpn_table(counts) -> str:
     """HTML of the RPN's confusion counts (2, 2): row = target, column = prediction."""
     names = ("background", "foreground")
     rows = ((name, *(f"{int(n):,}" for n in row)) for name, row in zip(names, counts, strict=True))
-    return table([("", *names), *rows]) + "rows: target, columns: prediction"
+    note = "<div style='padding:3px 6px;font-size:12px'>rows: target, columns: prediction</div>"
+    return table([("", *names), *rows]) + note
 
 
 def table(rows) -> str:
-    """HTML of rows of texts."""
+    """HTML of rows of texts; the first of each, its name, stays on one line."""
     style = "padding:3px 6px;font-size:12px"
     texts = ((html.escape(str(cell), quote=False) for cell in row) for row in rows)
     cells = ("".join(f"<td style='{style}'>{text}</td>" for text in row) for row in texts)
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
+    rows = (f"<tr>{row.replace(style, f'{style};white-space:nowrap', 1)}</tr>" for row in cells)
+    return f"<table>{''.join(rows)}</table>"
 
 
 def enter_debugger(path, trainer, batch):

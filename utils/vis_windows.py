@@ -37,16 +37,17 @@ class Style(NamedTuple):
     smooth: bool = False  # each curve thin, under its moving average
     best: bool = False  # the greatest value is marked
     from_zero: bool = False
+    legend: tuple[float, float] = (1, 1)  # where it hides no curve: shares of the plot's width and height
 
 
 STYLES = {
     "test_map": Style("mAP (VOC07, 11-point)", "epoch", best=True, from_zero=True),
     "learning_rate": Style("learning rate", from_zero=True),
     "images_per_second": Style("images / s", from_zero=True),
-    "step_time": Style("ms / step", from_zero=True),
+    "step_time": Style("ms / step", from_zero=True, legend=(1, 0.45)),
     "memory": Style("GB", from_zero=True),
-    "rpn_recall": Style("share of true boxes found", smooth=True, from_zero=True),
-    "sample_counts": Style("samples / image", from_zero=True),
+    "rpn_recall": Style("share of true boxes found", smooth=True, from_zero=True, legend=(1, 0)),
+    "sample_counts": Style("samples / image", from_zero=True, legend=(1, 0.7)),
 }
 
 

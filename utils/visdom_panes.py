@@ -22,7 +22,7 @@ LOG_STYLE = (
 )
 MARGIN = {"l": 52, "r": 16, "t": 56, "b": 46}  # above: the title, under the page's tool bar
 SLIDER = 46  # pixels, with the caption
-LEGEND = {"x": 1, "xanchor": "right", "y": 1, "bgcolor": "rgba(255,255,255,0.6)", "font": {"size": 10}}
+LEGEND = {"tracegroupgap": 0, "bgcolor": "rgba(255,255,255,0.6)", "font": {"size": 10}}
 WHITE_TO_BLUE = [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]
 
 
@@ -61,9 +61,8 @@ def chart(win, content, whole):
     yaxis = {"title": style.ylabel, "automargin": True}
     if style.from_zero:
         yaxis["rangemode"] = "tozero"
-    many = len(curves) > 1
-    layout = _layout(win, xaxis={"title": style.xlabel}, yaxis=yaxis, showlegend=many)
-    return traces, layout
+    legend = _legend(style.legend) if len(curves) > 1 else None
+    return traces, _layout(win, legend, xaxis={"title": style.xlabel}, yaxis=yaxis)
 
 
 def _best(k, name, x, y):
@@ -141,22 +140,28 @@ def bars(win, content):
 
 
 def curves(win, content):
-    """Precision over recall, a curve each."""
+    """Precision over recall, a curve each, which begins on the axis: one of a single point is seen too."""
     names, xs, ys = content
+    look = {"type": "scatter", "mode": "lines", "line": {"shape": "hv"}}
     traces = [
-        {"type": "scatter", "mode": "lines", "line": {"shape": "hv"}, "name": name, "x": x, "y": y}
+        {**look, "name": name, "x": [*([0] if len(x) else []), *x], "y": [*y[:1], *y]}
         for name, x, y in zip(_axis_names(names, len(names)), xs, ys, strict=True)
     ]
     axis = {"range": [0, 1.02]}
-    layout = _layout(win, xaxis=axis | {"title": "recall"}, yaxis=axis | {"title": "precision"}, showlegend=True)
+    layout = _layout(win, _legend((0, 0)), xaxis=axis | {"title": "recall"}, yaxis=axis | {"title": "precision"})
     return traces or [{"type": "scatter", "x": [], "y": []}], layout
 
 
-def _layout(win, **parts):
+def _legend(corner):
+    x, y = corner
+    return LEGEND | {"x": x, "xanchor": "auto", "y": y, "yanchor": "auto"}  # auto: at the edge that is nearer to x, y
+
+
+def _layout(win, legend=None, **axes):
     # The page's tool bar lies over the upper margin: the title stands at its lower edge.
     title = {"text": win, "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "font": {"size": 15}}
-    look = {"title": title, "margin": MARGIN, "hovermode": "closest", "showlegend": False, "legend": LEGEND}
-    return look | parts
+    look = {"title": title, "margin": MARGIN, "hovermode": "closest", "showlegend": legend is not None}
+    return look | ({"legend": legend} if legend else {}) | axes
 
 
 def _axis_names(names, count):

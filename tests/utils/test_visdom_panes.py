@@ -59,6 +59,7 @@ def test_several_curves_have_colours_and_a_legend():
     traces, layout = chart("step_time", {"step": ((0,), (1.0,)), "waiting": ((0,), (0.5,))})
     assert len({trace["line"]["color"] for trace in traces}) == 2
     assert layout["showlegend"]
+    assert layout["legend"]["y"] == 0.45  # the two curves lie far apart
     assert layout["yaxis"]["title"] == "ms / step"
 
 
@@ -79,6 +80,13 @@ def test_the_best_map_is_marked(y, best):
     stars = [trace for trace in traces if trace["name"].endswith("(best)")]
     assert [(star["x"][0], star["y"][0]) for star in stars] == ([best] if best else [])
     assert all(f"{best[1]:.4f}" in star["text"][0] for star in stars)
+
+
+def test_a_precision_recall_curve_begins_on_the_axis_so_that_a_single_point_is_seen():
+    (single, none), layout = panes.curves("pr_curves", (["a", "b"], [[0.4], []], [[0.9], []]))
+    assert (single["x"], single["y"]) == ([0, 0.4], [0.9, 0.9])
+    assert (none["x"], none["y"]) == ([], [])
+    assert (layout["legend"]["x"], layout["legend"]["y"]) == (0, 0)  # the curves go to the other corners
 
 
 def test_every_message_is_json():
