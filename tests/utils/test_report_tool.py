@@ -254,7 +254,7 @@ HOSTILE = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(names=st.lists(HOSTILE, min_size=1, max_size=4, unique=True), win=HOSTILE, text=HOSTILE,
        y=st.lists(st.none() | st.floats(-1e299, 1e299), min_size=1, max_size=30))  # fmt: skip
 def test_whatever_is_in_a_log_is_text_in_the_report(tmp_path_factory, names, win, text, y):
