@@ -37,6 +37,7 @@ from utils.cli_tool import (
     beside,
     check_finite,
     choose_device,
+    free_run_dir,
     is_finite,
     leave_with_the_state_saved,
     make_room,
@@ -54,7 +55,7 @@ from utils.inference_tool import detect_all, evaluate_model, propose_all
 from utils.label_names import parse_label_names
 from utils.models_tool import describe, models_table
 from utils.pace_tool import Pace
-from utils.plan_tool import closing_lines, tell_plan
+from utils.plan_tool import closing_lines, stopped_line, tell_plan
 from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
 from utils.progress_tool import progress_bar
@@ -69,6 +70,8 @@ def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
     read_options("train", args, kwargs)
     opt.check_schedule()
+    if opt.name and opt.schedule != "alternating":  # which goes on in a folder that has checkpoints
+        free_run_dir(opt.name, opt.overwrite)  # before the data are read, which may take minutes
     leave_with_the_state_saved()
     device = choose_device(opt.device)
     amp = amp_dtype(opt.amp, device)
@@ -144,7 +147,7 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
         if step > first_epoch * len(loader) and is_finite(model):  # whatever stopped the run, what it learned is kept
             progress = {"epoch": epoch, "step": step, **facts}
             path = trainer.save(save_optimizer=True, save_path=run_dir / "interrupted.pth", **progress)
-            say(f"stopped in step {step}; the state is in {path}", file=sys.stderr)
+            say(f"stopped in step {step:,} of {n_steps:,}; {stopped_line(path, facts)}", file=sys.stderr)
         raise
     finally:
         bar.close()
@@ -234,10 +237,11 @@ def evaluate_command(*args, **kwargs):
         names = model.detected_names
     about |= {"data_dir": opt.data_dir, "split": opt.val_split, "n_images": len(found)}
     scores = score(found, db, names, iou_thresh=opt.iou_thresh, plus_one=opt.plus_one)
-    say(scores.text())
-    say(f"written to {', '.join(map(str, scores.write(path, about)))}")
+    files = scores.write(path, about)  # first: nobody may read on to the end of what is printed
     if opt.save_detections:
         write_detections(opt.save_detections, found, db.names, opt.val_split)
+    say(scores.text())
+    say(f"written to {', '.join(map(str, files))}")
 
 
 @SetParseFn(str)

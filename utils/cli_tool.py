@@ -67,17 +67,23 @@ def return_free_memory():
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def make_run_dir(name, overwrite=False, root="runs"):
-    """runs/NAME, made if need be. Raises UserError if it has checkpoints and `overwrite` is not set."""
+def free_run_dir(name, overwrite=False, root="runs"):
+    """runs/NAME. Raises UserError if it has checkpoints and `overwrite` is not set."""
     path = Path(root, name)
     if ".." in path.parts or Path(name).is_absolute():
         raise UserError(f"--name={name}: is a folder under {root}/; leave out '..' and a leading /")
+    if any(path.glob("*.pth")) and not overwrite:
+        raise UserError(f"--name={name}: {path} has checkpoints; choose another name, or allow it with --overwrite")
+    return path
+
+
+def make_run_dir(name, overwrite=False, root="runs"):
+    """`free_run_dir`, made if need be; checkpoints and the log that are there are set aside."""
+    path = free_run_dir(name, overwrite, root)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--name={name}: {path} can't be made ({error.strerror}); choose another name") from None
-    if any(path.glob("*.pth")) and not overwrite:
-        raise UserError(f"--name={name}: {path} has checkpoints; choose another name, or allow it with --overwrite")
     for former in (*path.glob("*.pth"), *path.glob("events.jsonl")):  # beside the new ones they would pass for its own
         former.replace(f"{former}.old")
     return path
@@ -137,8 +143,29 @@ def run_command(commands, argv, fire):
     """Run `argv` (without the program's name) as one of `commands`, a dict of functions, through `fire`.
 
     Returns:
-        the exit code: 0; 2 after a mistake of the user's, told in one line; 130 after Ctrl-C.
+        the exit code: 0; 2 after a mistake of the user's, told in one line; 130 after Ctrl-C; 141 when nobody reads
+        what is printed any more (`| head`): those of a program that a signal ended, so that a shell sees it.
     """
+    try:
+        code = _run(commands, argv, fire)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads(sys.stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is not yet written goes there at the exit
+        code = 141
+    return code
+
+
+def _nobody_reads(stream):
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _run(commands, argv, fire):
     for stream in (sys.stdout, sys.stderr):  # names in a file may be what no terminal can show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

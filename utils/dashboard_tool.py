@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 
@@ -69,6 +70,7 @@ def serving(mode: str, server: Server) -> Iterator[tuple[Server, bool]]:
             tell(f"dashboard: no visdom answers at {server.address()}; all is sent there as soon as one does")
         else:
             while port_in_use(server.port):
+                tell(f"dashboard: another program has port {server.port}; trying {server.port + 1}")
                 server = server.at(server.port + 1)
             try:
                 process = start_server(server.port, LOG, ENVIRONMENTS)
@@ -105,7 +107,7 @@ def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None) -
     with serving(mode, server) as (server, started):
         vis = Visualizer(env, server=server, enabled=mode != "off", events=events)
         if mode != "off":
-            tell(f"watch it learn: {server.address()}/env/{vis.env}")
+            tell(f"watch it learn: {server.address()}/env/{quote(vis.env)}")
         try:
             if go_on_from is not None:
                 vis.replay(read_events(run_dir), run_dir)
@@ -137,10 +139,10 @@ def show_runs(folders: Sequence[str | os.PathLike], env: str | None, mode: str, 
     """
     tails = [Tail(folder) for folder in folders]
     names = run_names(folders)
-    env = env or "+".join(names)
+    env = env or "_vs_".join(names)
     with serving(mode, server) as (server, started):
         vis = Visualizer(env, server=server)
-        tell(f"{', '.join(names)}: {server.address()}/env/{vis.env}")
+        tell(f"{', '.join(names)}: {server.address()}/env/{quote(vis.env)}")
         try:
             _follow(vis, tails, names if len(names) > 1 else [None])
             while not vis.flush(LOOK_EVERY):  # a server that is not there yet

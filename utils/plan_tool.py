@@ -7,8 +7,9 @@ from utils.memory_tool import training_memory
 from utils.pace_tool import duration
 from utils.terminal_tool import tell
 
-MADE = {"best.pth": "the best checkpoint", "last.pth": "the last, to go on from", "events.jsonl": "numbers by step",
-        "pictures": "pictures by step", "detections": "what the best checkpoint sees"}  # fmt: skip
+MADE = {"best.pth": "the best checkpoint", "last.pth": "the last, with which another run can start",
+        "events.jsonl": "numbers by step", "pictures": "pictures by step",
+        "detections": "what the best checkpoint sees"}  # fmt: skip
 
 
 def tell_plan(opt, trainer, train_db, n_steps, per_epoch, run_dir) -> None:
@@ -23,18 +24,20 @@ def tell_plan(opt, trainer, train_db, n_steps, per_epoch, run_dir) -> None:
     model = trainer.faster_rcnn
     n_parameter = sum(p.numel() for p in model.parameters())
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = "all" if n_trained == n_parameter else f"{n_trained:,} of them"
     parts = {"both": "", "rpn": "; the RPN alone", "head": "; the head alone"}[trainer.parts]
     n_boxes = sum(int((~train_db.get_annotation(i)[2]).sum()) for i in range(len(train_db)))
     precision = str(trainer.amp).removeprefix("torch.") if trainer.amp else "float32"
     memory = training_memory(model, largest_size(model, train_db, opt.train_sizes), opt.batch_size, trainer.amp,
                              opt.use_adam)  # fmt: skip
+    images = "1 image" if opt.batch_size == 1 else f"{opt.batch_size} images"
     epochs = "1 epoch" if opt.epoch == 1 else f"{opt.epoch} epochs"
     stops = f" (stops in epoch {-(-n_steps // per_epoch)})" if n_steps < opt.epoch * per_epoch else ""
     rows = {
         "model": f"{type(model).__name__} on {model.device} in {precision}",
-        "parameters": f"{n_parameter:,}, {n_trained:,} of them trained{parts}",
+        "parameters": f"{n_parameter:,}, {trained} trained{parts}",
         "data": f"{len(train_db):,} images, {n_boxes:,} boxes, {len(train_db.label_names)} classes",
-        "steps": f"{n_steps:,} steps of {opt.batch_size} images: {epochs} of {per_epoch:,}{stops}",
+        "steps": f"{n_steps:,} steps of {images}: {epochs} of {per_epoch:,}{stops}",
         "rate": schedule_line(opt, trainer),
         "memory": f"{memory.text()} beside the program",
         "run": str(run_dir),
@@ -71,6 +74,13 @@ def closing_lines(opt, run_dir, best, has_val, seconds):
     """
     made = [f"  {run_dir / name}: {what}" for name, what in MADE.items() if (run_dir / name).exists()]
     return [f"made in {duration(seconds)}:", *made, *next_lines(opt, run_dir, best, has_val)]
+
+
+def stopped_line(path, facts) -> str:
+    """How the checkpoint of a run that was stopped is used. `facts`: what it says of the schedule."""
+    if "alternating" in facts:
+        return f"the state is in {path}; the same command goes on behind the last whole epoch"
+    return f"weights and optimizer are in {path}: --load-path={path} starts another run with them"
 
 
 def next_lines(opt, run_dir, best, has_val):

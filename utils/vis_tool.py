@@ -34,7 +34,8 @@ class Visualizer:
     forked process (a data loader's worker) every method does nothing.
 
     Args:
-        env: name of the environment; a slash becomes an underscore, as visdom itself has it.
+        env: name of the environment; a slash becomes an underscore, as visdom itself has it, and so does a plus, by
+            which its page means two environments.
         port, server: where visdom listens; or for the latter a `Server`, which says all about it. A password in the
             address is never printed.
         enabled: with False nothing is sent; curves that are loaded are kept for the next checkpoint.
@@ -57,7 +58,7 @@ class Visualizer:
         events: EventLog | None = None,
     ):
         self.events = events
-        self.env = str(env).replace("/", "_")
+        self.env = str(env).translate(dict.fromkeys(map(ord, "/+"), "_"))
         self._pid = os.getpid()
         self._changed = threading.Condition()  # guards the two below and tells `flush` that they changed
         self._windows: dict[str, Chart | Pane | History] = {}

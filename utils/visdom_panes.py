@@ -136,11 +136,14 @@ def bars(win, content):
     trace = {"type": "bar", "x": _axis_names(names, len(names)), "y": values, "text": numbers, "textposition": "auto"}
     trace["marker"] = {"color": PALETTE[0]}
     xaxis = {"type": "category", "tickangle": -45 if len(names) > 4 else 0, "automargin": True}
-    return [trace], _layout(win, xaxis=xaxis, yaxis={"range": [0, 1], "title": "AP"})
+    return [trace], _layout(win, xaxis=xaxis, yaxis={"range": [0, 1], "title": "AP (11-point)"})
 
 
 def curves(win, content):
-    """Precision over recall, a curve each, which begins on the axis: one of a single point is seen too."""
+    """Precision over recall, a curve each, which begins on the axis: one of a single point is seen too.
+
+    `names` end with the area under their curve, for which the legend has a heading.
+    """
     names, xs, ys = content
     look = {"type": "scatter", "mode": "lines", "line": {"shape": "hv"}}
     traces = [
@@ -148,7 +151,8 @@ def curves(win, content):
         for name, x, y in zip(_axis_names(names, len(names)), xs, ys, strict=True)
     ]
     axis = {"range": [0, 1.02]}
-    layout = _layout(win, _legend((0, 0)), xaxis=axis | {"title": "recall"}, yaxis=axis | {"title": "precision"})
+    legend = _legend((0, 0)) | {"title": {"text": "AP (area)", "font": {"size": 10}}}
+    layout = _layout(win, legend, xaxis=axis | {"title": "recall"}, yaxis=axis | {"title": "precision"})
     return traces or [{"type": "scatter", "x": [], "y": []}], layout
 
 
