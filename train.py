@@ -288,6 +288,8 @@ def dashboard_command(*args, **kwargs):
     """Show a run, --run=runs/NAME, live or months later, on a visdom server; of several, a,b, the curves together."""
     read_options("dashboard", args, kwargs)
     leave_with_the_state_saved()
+    if opt.visdom == "off":
+        raise UserError("--visdom=off: this command shows runs; leave it out, or give auto, keep or on")
     show_runs(opt.run, opt.env if "env" in opt.given else None, opt.visdom, server_from(opt))
 
 

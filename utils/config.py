@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import get_type_hints
 
 from utils.errors import UserError
-from utils.option_values import FALSE, TRUE, flag, read_value
+from utils.option_values import FALSE, TRUE, flag, read_value, server_url
 
 GROUPS = ("data", "model", "schedule", "training", "run", "evaluation", "prediction")
 BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a run learns, not what
@@ -285,8 +285,7 @@ class Config:
             if caffe and values.get(name) not in (None, "vgg16"):
                 raise UserError(f"{flag(name)} and --caffe-pretrain both say where the weights come from; give one")
         after = {f.name: getattr(self, f.name) for f in fields(self)} | values
-        if "@" in after["visdom_server"]:
-            raise UserError("--visdom-server: has a password in it, which logs would keep; set VISDOM_PASSWORD instead")
+        server_url(after["visdom_server"])
         other = {"voc": "coco", "coco": "voc"}[after["data"]]
         if f"{other}_data_dir" in values and f"{after['data']}_data_dir" not in values:  # the default would be read
             raise UserError(f"{flag(f'{other}_data_dir')} goes with --data={other}; give both, or leave it out")

@@ -7,19 +7,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 import torch
 
+from utils.config import Config
 from utils.dashboard_layout import EACH_RUN
 from utils.errors import UserError
 from utils.event_log import EventLog, Tail, read_events
-from utils.option_values import flag
+from utils.option_values import flag, server_url
 from utils.show_tool import table
 from utils.terminal_tool import tell, warn
 from utils.vis_tool import Visualizer
-from utils.visdom_server import Server, is_visdom, port_in_use, start_server
+from utils.visdom_server import Server, environments, is_visdom, port_in_use, start_server
 
 LOG, ENVIRONMENTS = "runs/visdom.log", "runs/visdom"  # of a server that is started here
 LOOK_EVERY = 1.0  # seconds between two looks at the log of a run that goes on
@@ -31,16 +33,25 @@ VARIABLES = {"visdom": "VISDOM", "visdom_server": "VISDOM_SERVER", "port": "VISD
 
 
 def from_environment(given: dict) -> dict[str, str]:
-    """The dashboard's options that the environment has and `given`, a command line's names and values, has not."""
+    """The dashboard's options that the environment has and `given`, a command line's names and values, has not.
+
+    Raises:
+        UserError: one of them is no such value; it names the variable.
+    """
     names = {name.replace("-", "_") for name in given}
-    return {name: os.environ[key] for name, key in VARIABLES.items() if os.environ.get(key) and name not in names}
+    found = {name: os.environ[key] for name, key in VARIABLES.items() if os.environ.get(key) and name not in names}
+    for name, value in found.items():
+        try:
+            Config().parse({name: value})
+        except UserError as error:
+            raise UserError(str(error).replace(f"{flag(name)}=", f"{VARIABLES[name]}=")) from None
+    return found
 
 
 def server_from(opt) -> Server:
     """The server of the options; who logs in is the environment's alone, so that no file gets a password."""
     login = {name: os.environ.get(f"VISDOM_{name.upper()}") for name in ("username", "password")}
-    url = opt.visdom_server if "://" in opt.visdom_server else f"http://{opt.visdom_server}"
-    return Server(url, opt.port, **login)
+    return Server(server_url(opt.visdom_server), opt.port, **login)
 
 
 def about(opt) -> dict[str, str]:
@@ -72,6 +83,7 @@ def serving(mode: str, server: Server) -> Iterator[tuple[Server, bool]]:
             while port_in_use(server.port):
                 tell(f"dashboard: another program has port {server.port}; trying {server.port + 1}")
                 server = server.at(server.port + 1)
+            server = replace(server, url=Server.url, username=None, password=None)  # one without a login
             try:
                 process = start_server(server.port, LOG, ENVIRONMENTS)
                 tell(f"dashboard: {server.address()}, a visdom server that was started for it")
@@ -107,6 +119,9 @@ def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None) -
     with serving(mode, server) as (server, started):
         vis = Visualizer(env, server=server, enabled=mode != "off", events=events)
         if mode != "off":
+            if not started and go_on_from is None and vis.env in environments(server):
+                tell(f"the environment {vis.env} is there already: its windows are replaced, and a run that still shows "
+                     "there would be mixed with this one; --env=NAME gives this one its own")  # fmt: skip
             tell(f"watch it learn: {server.address()}/env/{quote(vis.env)}")
         try:
             if go_on_from is not None:

@@ -25,6 +25,7 @@ from collections import deque
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.event_check import problem_of
 from utils.file_tool import whole_file
 from utils.vis_windows import Picture
 
@@ -207,11 +208,10 @@ class Tail:
 def _event(path, n, line):
     try:
         event = json.loads(line)
-        known = isinstance(event["step"], int) and isinstance(event["win"], str)
-        if not (known and event["kind"] and event["time"]):
-            raise ValueError
-    except (ValueError, LookupError, TypeError, RecursionError):  # the last: lists within lists without end
-        raise UserError(f"{path}: line {n} is no event; this is not the log of a run") from None
+    except (ValueError, RecursionError):  # the latter: lists within lists without end
+        event = None
+    if problem := problem_of(event):
+        raise UserError(f"{path}: line {n} {problem}; this is not the log of a run")
     return event
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 from typing import get_args
+from urllib.parse import urlsplit
 
 from utils.errors import UserError
 
@@ -38,6 +39,26 @@ def read_value(shown, value, hint, meta):
             raise UserError(f"{shown}: is empty; give {type_name(hint)}")
         return value
     return _in_range(shown, _scalar(shown, value, kind, hint), meta)
+
+
+def server_url(text) -> str:
+    """The value of --visdom-server as scheme and host, `http` where no scheme is given.
+
+    Raises:
+        UserError: it is something else, has a port, or a password, which is not printed.
+    """
+    if "@" in text:
+        raise UserError("--visdom-server: has a password in it, which logs would keep; set VISDOM_PASSWORD instead")
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        port = parts.port or parts.netloc.endswith(":")
+    except ValueError:  # brackets that do not close, a port that is no number
+        parts, port = None, None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise UserError(f"--visdom-server={text}: must be http://HOST or https://HOST")
+    if port:
+        raise UserError(f"--visdom-server={text}: the port goes to --port; leave it out here")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _listed(value):

@@ -1,7 +1,7 @@
 """What a report shows of the JSON file that `train.py eval` wrote."""
 
+from utils.event_check import is_matrix
 from utils.plot_tool import MAX_CLASSES, matrix_figure, precision_recall_figure
-from utils.run_tool import is_matrix
 
 
 def scores_shown(content: dict) -> tuple[list, list]:

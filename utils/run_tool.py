@@ -7,10 +7,9 @@ from pathlib import Path
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.event_log import FILE, read_events
-from utils.json_tool import is_finite, read_json
+from utils.json_tool import read_json
 from utils.vis_windows import LOG_LINES
 
-MOST = 2**53  # of a step, and of seconds a millionth: what a float and a calendar can hold
 CHECKPOINTS = ("best.pth", "last.pth", "interrupted.pth")
 
 
@@ -47,10 +46,7 @@ def read_run(folder, name=None) -> Run:
     """
     folder = Path(folder)
     run = Run(name or folder.resolve().name, folder)
-    for n, event in enumerate(read_events(folder), 1):
-        problem = _problem(event)
-        if problem:
-            raise UserError(f"{folder / FILE}: line {n}: {problem}; this is not the log of a run")
+    for event in read_events(folder):
         run.begun = run.begun or event["time"]
         run.ended, run.step = max(run.ended, event["time"]), max(run.step, event["step"])
         _take(run, event)
@@ -90,60 +86,6 @@ def _take(run, event):
         run.bars[win] = event
     elif kind == "curves":
         run.curves[win] = event
-
-
-def _problem(event) -> str | None:
-    """What is wrong with an event that `read_events` let pass."""
-    kind = event["kind"]
-    if not isinstance(kind, str) or not is_finite(event["time"]) or not 0 < event["time"] < MOST / 1e6:
-        return "has no kind or time"
-    if not 0 <= event["step"] < MOST:
-        return "has no step"
-    if kind == "point":
-        fits = (
-            _numbers([event.get("x"), event.get("y")]) and event.get("x") is not None and _text(event.get("line", ""))
-        )
-    elif kind in ("text", "log", "img"):
-        fits = _text(event.get("file" if kind == "img" else "text")) and _text(event.get("caption", ""))
-    elif kind == "heatmap":
-        fits = is_matrix(event.get("matrix")) and _texts(event.get("names"))
-    elif kind == "bars":
-        fits = (
-            _columns(event.get("names"), event.get("values")) and _texts(event["names"]) and _numbers(event["values"])
-        )
-    elif kind == "curves":
-        names, xs, ys = (event.get(part) for part in ("names", "x", "y"))
-        fits = _columns(names, xs) and _columns(names, ys) and _texts(names)
-        fits = fits and all(_columns(x, y) and _numbers(x) and _numbers(y) for x, y in zip(xs, ys, strict=True))
-    else:
-        fits = True  # of a later version
-    return None if fits else f"is no {kind}"
-
-
-def is_matrix(value) -> bool:
-    """Whether it is a square list of lists of numbers that are finite and not negative."""
-    return (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(isinstance(row, list) and len(row) == len(value) for row in value)
-        and all(is_finite(v) and 0 <= v < MOST for row in value for v in row)
-    )
-
-
-def _numbers(values):
-    return isinstance(values, list) and all(v is None or (is_finite(v) and abs(v) < 1e300) for v in values)
-
-
-def _text(value):
-    return isinstance(value, str)
-
-
-def _texts(values):
-    return isinstance(values, list) and all(map(_text, values))
-
-
-def _columns(a, b):
-    return isinstance(a, list) and isinstance(b, list) and len(a) == len(b)
 
 
 def _read_checkpoint(run):

@@ -16,8 +16,8 @@ import numpy as np
 
 from utils import array_tool as at
 from utils.draw_tool import draw_bboxes, visdom_bbox
-from utils.errors import UserError
 from utils.event_log import EventLog
+from utils.terminal_tool import warn
 from utils.vis_sender import Sender
 from utils.vis_windows import LOG_LINES, Chart, History, Pane, Picture, style_of
 from utils.visdom_server import Server
@@ -283,7 +283,8 @@ class Visualizer:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error}); it is no picture of a run") from None
+            warn(f"{path}: left out, as it cannot be read ({error.strerror or 'it is no picture'})")
+            return
         self._add_picture(win, picture, caption)
 
     def clear(self):

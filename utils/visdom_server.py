@@ -39,14 +39,29 @@ def port_in_use(port) -> bool:
 
 def is_visdom(port, server="http://127.0.0.1", timeout=2) -> bool:
     """Whether a visdom server (with or without a login) answers there within `timeout` seconds."""
-    local = urlsplit(server).hostname in LOOPBACK
-    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
     try:
-        with opener.open(f"{server}:{port}/", timeout=timeout) as answer:
+        with _opener(server).open(f"{server}:{port}/", timeout=timeout) as answer:
             page = answer.read(1 << 20)  # the names of all environments stand before the title
     except (OSError, http.client.HTTPException, ValueError):
         return False
     return b"<title>visdom" in page.lower()
+
+
+def environments(server: "Server") -> list[str]:
+    """The names of a server's environments; none where it does not tell them (it asks for a login, say)."""
+    request = urllib.request.Request(f"{server.address()}/env_state", b"{}", {"Content-Type": "application/json"})
+    try:
+        with _opener(server.url).open(request, timeout=server.timeout) as answer:
+            names = json.load(answer)
+    except (OSError, http.client.HTTPException, ValueError):
+        return []
+    return names if isinstance(names, list) else []
+
+
+def _opener(url):
+    """No proxy can reach this machine's loopback."""
+    local = urlsplit(url).hostname in LOOPBACK
+    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
 
 
 def start_server(port, log_path, env_path=None) -> subprocess.Popen:

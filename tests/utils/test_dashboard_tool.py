@@ -1,6 +1,7 @@
 """utils/dashboard_tool.py: a server for a run, and runs that come back."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,6 +104,15 @@ def test_a_port_that_another_program_has_is_left_to_it(here, said):
             assert server.port > taken
 
 
+def test_a_login_is_for_the_server_that_was_meant_not_for_one_started_here(here, said, monkeypatch):
+    with serving("auto", Server("http://localhost", free_port(), username="me", password="s3cret")) as (
+        server,
+        started,
+    ):
+        assert started
+        assert (server.url, server.username, server.password) == ("http://127.0.0.1", None, None)
+
+
 def test_a_server_that_does_not_start_is_a_warning(here, said, monkeypatch):
     def fail(*_):
         raise UserError("visdom did not start")
@@ -130,10 +140,59 @@ def test_options_from_the_environment(monkeypatch):
     assert config.visdom == "off"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("VISDOM", "perhaps", "VISDOM=perhaps: "), ("VISDOM_PORT", "x", "VISDOM_PORT=x: "),
+     ("VISDOM_PORT", "0", "VISDOM_PORT=0: "), ("VISDOM_SERVER", "ftp://far", "VISDOM_SERVER=ftp://far: must be")],
+)  # fmt: skip
+def test_a_mistake_in_the_environment_names_the_variable(monkeypatch, name, value, told):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as refused:
+        from_environment({})
+    assert str(refused.value).startswith(told)
+
+
 def test_a_password_in_the_address_is_refused():
     with pytest.raises(UserError, match="VISDOM_PASSWORD") as refused:
         Config().parse({"visdom_server": "http://me:s3cret@far"})
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [("", "must be"), ("http://", "must be"), ("ftp://far", "must be"), ("http://far/visdom", "must be"),
+     ("http://[::1", "must be"), ("far:80", "the port goes to --port"), ("http://far:", "the port goes to --port"),
+     ("http://[::1]:9000", "the port goes to --port"), ("http://far:many", "must be")],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused_before_any_work(address, told):
+    with pytest.raises(UserError, match=f"^--visdom-server={re.escape(address)}: {told}"):
+        Config().parse({"visdom_server": address})
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("far", "http://far"),
+        ("https://far/", "https://far"),
+        ("http://[::1]", "http://[::1]"),
+        ("10.0.0.1", "http://10.0.0.1"),
+    ],
+)
+def test_an_address_with_and_without_a_scheme(address, url):
+    assert server_from(Config().parse({"visdom_server": address})).url == url
+
+
+def test_who_shares_an_environment_is_told(server, here, said):
+    for k in range(2):
+        with dashboard("shared", "on", Server(port=server[0]), ["cat"], here / f"runs/{k}", {}) as vis:
+            vis.plot("loss", 1)
+        assert any("shared is there already" in line for line in said) == (k == 1)
+
+
+def test_the_printed_address_is_one_that_a_browser_takes(server, here, said):
+    with dashboard("lr=0.1 #2+a/b", "on", Server(port=server[0]), ["cat"], here / "runs/a", {}):
+        pass
+    assert said[-1].endswith("/env/lr%3D0.1%20%232_a_b")
 
 
 def test_what_a_run_is_about(monkeypatch):

@@ -192,7 +192,7 @@ def test_a_place_that_takes_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [(b"{}\n", "line 1 is no event"), (b"[1]\n", "line 1 is no event"), (b"no\n", "line 1 is no event"),
-     (b"\xff\n", "line 1 is no event"), (b'{"time": 1, "step": "x", "win": "a", "kind": "b"}\n', "line 1 is no event")],
+     (b"\xff\n", "line 1 is no event"), (b'{"time": 1, "step": "x", "win": "a", "kind": "b"}\n', "line 1 has no step")],
 )  # fmt: skip
 def test_what_is_no_log(tmp_path, content, told):
     (tmp_path / "events.jsonl").write_bytes(content)

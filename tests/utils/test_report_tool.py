@@ -171,7 +171,7 @@ def test_a_foreign_log_is_one_line(tmp_path, content):
     good = {"time": 1.5, "step": 1, "win": "a", "kind": "text", "text": "b"}
     lines = [good, good | content] if "text" in content else [good, {**dict(list(good.items())[:4]), **content}]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(UserError, match=r"events\.jsonl: line 2: .*; this is not the log of a run"):
+    with pytest.raises(UserError, match=r"events\.jsonl: line 2 .*; this is not the log of a run"):
         write_report([tmp_path])
     assert not (tmp_path / "report.html").exists()
 
