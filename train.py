@@ -45,6 +45,7 @@ from utils.cli_tool import (
     return_free_memory,
     run_command,
     seed_everything,
+    set_aside,
 )
 from utils.command_options import options_of, refuse_unread, refuse_without_needed
 from utils.config import opt
@@ -60,6 +61,7 @@ from utils.precision_tool import amp_dtype, autocast
 from utils.predict_tool import find_images, predict_files, summary
 from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
+from utils.resume_tool import check_position, file_to_resume, take_options
 from utils.scoring_tool import score
 from utils.show_tool import Show, enter_debugger
 from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, say, say_result, set_verbosity, tell, warn
@@ -70,8 +72,10 @@ def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
     read_options("train", args, kwargs)
     opt.check_schedule()
-    if opt.name and opt.schedule != "alternating":  # which goes on in a folder that has checkpoints
-        free_run_dir(opt.name, opt.overwrite)  # before the data are read, which may take minutes
+    resumed = opt.resume not in (None, "auto")
+    begin_anew = opt.overwrite or opt.resume == "auto"  # which found no whole epoch
+    if opt.name and not resumed and opt.schedule != "alternating":  # which goes on in a folder that has checkpoints
+        free_run_dir(opt.name, begin_anew)  # before the data are read, which may take minutes
     leave_with_the_state_saved()
     device = choose_device(opt.device)
     amp = amp_dtype(opt.amp, device)
@@ -87,13 +91,22 @@ def train(*args, **kwargs):
     tell(anchor_line(best))
     for line in notices(train_db, val_db, best):
         warn(line)
-    name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
-    run_dir = make_run_dir(name, opt.overwrite)
-    with dashboard(opt.env, opt.visdom, server_from(opt), model.label_names, run_dir, about(opt)) as vis:
+    at = checkpoint.other_info if resumed else {}
+    if resumed:
+        check_position(opt, checkpoint, len(training_loader(opt, model, train_db, train_rois)))
+        run_dir = Path(opt.resume).parent
+        set_aside([*run_dir.glob("interrupted.pth")])
+    else:
+        name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
+        run_dir = make_run_dir(name, begin_anew)
+    names = model.label_names
+    with dashboard(opt.env, opt.visdom, server_from(opt), names, run_dir, about(opt), at.get("total_step")) as vis:
         trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=PARTS[opt.schedule])
         if opt.load_path and checkpoint.optimizer is not None:
             trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
-        best_map = fit(trainer, train_db, val_db, run_dir, train_rois, val_rois)
+        if resumed:
+            trainer.load_random_state(checkpoint.rng, opt.resume)
+        best_map = fit(trainer, train_db, val_db, run_dir, train_rois, val_rois, at.get("epoch", 0), at.get("best_map"))
     finish(run_dir, best_map, val_db)
 
 
@@ -106,7 +119,7 @@ def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, firs
     pace = Pace(n_steps, n_evaluations=0 if val_db is None else (opt.epoch - first_epoch) // opt.eval_every)
     before = (facts.get("alternating", 1) - 1) * n_steps  # of the schedule's earlier parts
     followed = (train_db, train_rois) if val_db is None else (val_db, val_rois)
-    show = Show(trainer, pace, len(loader), *followed, before, opt.show_proposals)
+    show = Show(trainer, pace, len(loader), *followed, before, opt.show_proposals, best_map)
     tell_plan(opt, trainer, train_db, n_steps, len(loader), run_dir)
     if opt.compile:
         model.compile_layers()
@@ -315,9 +328,18 @@ def read_options(command, args, kwargs):
     if args:
         raise UserError(f"{args[0]}: an option is written --name=value; --help lists them")
     refuse_unread(command, kwargs)
-    if path := kwargs.get("config"):
-        opt.begin_with(stored_options(path), options_of(command).names, kwargs.get("model"))
+    by_itself = kwargs.get("schedule") == "alternating"  # goes on whenever it can
+    path = None if by_itself else file_to_resume(kwargs.get("resume"), kwargs.get("name"))
+    if path and kwargs.get("config"):
+        raise UserError("--config and --resume both say which run's options are meant; give one of them")
+    if path:
+        take_options(opt, path, options_of(command).names, kwargs.get("model"))
+    elif config := kwargs.get("config"):
+        opt.begin_with(stored_options(config), options_of(command).names, kwargs.get("model"))
     opt.parse(from_environment(kwargs) | kwargs)
+    if path:
+        opt.resume = opt.load_path = str(path)
+        opt.finetune, opt.given = None, opt.given | {"load_path"}
     refuse_without_needed(command, opt)
     set_verbosity(QUIET if opt.quiet else VERBOSE if opt.verbose else USUAL)
     detail(f"options: {shlex.join(opt.words())}")

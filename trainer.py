@@ -22,6 +22,7 @@ from utils.array_tool import tonumpy
 from utils.bbox_tools import bbox_iou, pixel_edges
 from utils.checkpoint import fit_state_dict, read_checkpoint, save_checkpoint
 from utils.config import opt
+from utils.errors import UserError
 from utils.precision_tool import autocast
 from utils.vis_tool import Visualizer
 
@@ -310,6 +311,16 @@ class FasterRCNNTrainer(nn.Module):
         if load_optimizer and checkpoint.optimizer is not None:
             self.load_optimizer(checkpoint.optimizer, path)
         return self
+
+    def load_random_state(self, state, path):
+        """Set the random generators to where `save` found them. Raises UserError where `state` is not what it wrote."""
+        try:
+            torch.set_rng_state(state["torch"])
+            self._n_seen = int(state["n_seen"])
+            if torch.cuda.is_available() and "cuda" in state:
+                torch.cuda.set_rng_state_all(state["cuda"])
+        except (TypeError, KeyError, ValueError, RuntimeError):
+            raise UserError(f"{path}: lacks the random generators' states; --load-path starts another run") from None
 
     def load_optimizer(self, state, path):
         """Go on with a checkpoint's optimizer state; one of another kind is left, with a warning that names `path`."""

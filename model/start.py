@@ -18,7 +18,10 @@ def training_model(opt, label_names, checkpoint):
         return new_model(opt, label_names)
     options = checkpoint_options(opt, checkpoint)
     model = model_from_checkpoint(checkpoint, label_names, finetune=bool(opt.finetune), **options)
-    tell(f"starting with the weights of {checkpoint.path}; epochs and steps count from the beginning")
+    if opt.resume == checkpoint.path:
+        tell(f"going on from {checkpoint.path}, behind epoch {checkpoint.other_info.get('epoch')}")
+    else:
+        tell(f"starting with the weights of {checkpoint.path}; epochs and steps count from the beginning")
     return with_threshold(opt, model)
 
 

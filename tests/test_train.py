@@ -55,7 +55,7 @@ def test_train_says_what_it_does_and_leaves_checkpoints(home):
     log = (home / "log").read_text()
     assert "FasterRCNNTiny on" in log
     assert "8 steps of 2 images: 2 epochs of 4" in log
-    assert re.search(r"parameters +2,\d{3},\d{3}, 2,\d{3},\d{3} of them trained", log)
+    assert re.search(r"parameters +2,\d{3},\d{3}, all trained", log)
     assert re.search(r"memory +about 0\.\d+ GB \(parameters", log)
     assert "runs/first/best.pth: the best checkpoint" in log
     assert "no visdom answers" in log

@@ -117,3 +117,14 @@ def test_config_brings_an_earlier_runs_options(home, tmp_path):
 def test_config_of_a_run_is_enough_to_evaluate_its_checkpoint(home, piped):
     done = run(home, "eval", "--config=runs/piped", "--load-path=runs/piped/last.pth", "--test-num-workers=0")
     assert "val: 2 images" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["check", "--model=tiny", "--voc-data-dir=toy"]])
+def test_when_nobody_reads_on_the_end_is_quiet(home, words):
+    """As in `train.py check ... | head -1`."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *words], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.wait() == 141
+    assert process.stderr.read() == b""

@@ -5,6 +5,7 @@ import ctypes
 import difflib
 import os
 import random
+import select
 import signal
 import sys
 from bdb import BdbQuit
@@ -84,9 +85,14 @@ def make_run_dir(name, overwrite=False, root="runs"):
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--name={name}: {path} can't be made ({error.strerror}); choose another name") from None
-    for former in (*path.glob("*.pth"), *path.glob("events.jsonl")):  # beside the new ones they would pass for its own
-        former.replace(f"{former}.old")
+    set_aside([*path.glob("*.pth"), *path.glob("events.jsonl")])
     return path
+
+
+def set_aside(paths):
+    """Give files of a former run the ending .old: beside the new ones they would pass for those of this run."""
+    for path in paths:
+        path.replace(f"{path}.old")
 
 
 @contextmanager
@@ -158,11 +164,10 @@ def run_command(commands, argv, fire):
 
 
 def _nobody_reads(stream):
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    """Whether `stream` is a pipe whose other end is closed: other pipes break too, to the workers of a data loader."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _run(commands, argv, fire):

@@ -58,7 +58,7 @@ class Reads:
 TRAIN = Reads(
     common=(
         *("voc_data_dir", "train_split", "val_split", "data", "coco_data_dir", "model", *SIZES),
-        *("epoch", "batch_size", "lr", "lr_milestones", "use_adam", "load_path", "finetune", "config"),
+        *("epoch", "batch_size", "lr", "lr_milestones", "use_adam", "load_path", "finetune", "resume", "config"),
         *("name", "overwrite", "device", "amp", "num_workers", "visdom", "port", "env", "plot_every"),
     ),
     others=tuple(name for name in ALL if name not in OF_EVAL | OF_PREDICT | OF_RECORDS | {"out"}),

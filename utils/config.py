@@ -175,6 +175,10 @@ class Config:
     run: tuple[str, ...] | None = option(
         None, "run", "for dashboard and report: folder of a recorded run, as runs/NAME; a,b: several in the same plots"
     )
+    resume: str | None = option(
+        None, "run", "go on behind the last whole epoch of a run, with its options and those given: auto, the run of "
+        "--name if it has one; or its folder, runs/NAME"
+    )  # fmt: skip
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints, or in predict annotations, already")
     env: str = option("faster-rcnn", "run", "environment in visdom")
     port: int = option(8097, "run", "visdom's port (or set VISDOM_PORT)", low=1, high=65535)

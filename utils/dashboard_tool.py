@@ -120,8 +120,8 @@ def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None) -
         vis = Visualizer(env, server=server, enabled=mode != "off", events=events)
         if mode != "off":
             if not started and go_on_from is None and vis.env in environments(server):
-                tell(f"the environment {vis.env} is there already: its windows are replaced, and a run that still shows "
-                     "there would be mixed with this one; --env=NAME gives this one its own")  # fmt: skip
+                tell(f"the environment {vis.env} is there already: its windows are replaced, or mixed with those of a "
+                     "run that goes on there; --env=NAME gives this one its own")  # fmt: skip
             tell(f"watch it learn: {server.address()}/env/{quote(vis.env)}")
         try:
             if go_on_from is not None:

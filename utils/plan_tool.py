@@ -1,13 +1,14 @@
 """What a training run says of itself: before it begins what it will do, after its end what it made."""
 
 import shlex
+from pathlib import Path
 
 from utils.image_tool import resized_size
 from utils.memory_tool import training_memory
 from utils.pace_tool import duration
 from utils.terminal_tool import tell
 
-MADE = {"best.pth": "the best checkpoint", "last.pth": "the last, with which another run can start",
+MADE = {"best.pth": "the best checkpoint", "last.pth": "the last, to go on from with --resume",
         "events.jsonl": "numbers by step", "pictures": "pictures by step",
         "detections": "what the best checkpoint sees"}  # fmt: skip
 
@@ -77,10 +78,15 @@ def closing_lines(opt, run_dir, best, has_val, seconds):
 
 
 def stopped_line(path, facts) -> str:
-    """How the checkpoint of a run that was stopped is used. `facts`: what it says of the schedule."""
+    """How `path`, the checkpoint of a run that was stopped, is used. `facts`: what it says of the schedule."""
+    path = Path(path)
     if "alternating" in facts:
         return f"the state is in {path}; the same command goes on behind the last whole epoch"
-    return f"weights and optimizer are in {path}: --load-path={path} starts another run with them"
+    if (path.parent / "last.pth").exists():
+        return (
+            f"python train.py train --resume={path.parent} goes on behind the last whole epoch; weights are in {path}"
+        )
+    return f"the weights and the optimizer's state are in {path}, with which --load-path starts another run"
 
 
 def next_lines(opt, run_dir, best, has_val):

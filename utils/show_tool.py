@@ -34,9 +34,10 @@ class Show:
         rois: of each of its pictures (P, 4) stored proposals, in place of the RPN's.
         before: steps of the run before this loop's step 0: those of the schedule's earlier parts.
         proposals: draw them too, and the anchors, at each look.
+        best: the best mAP of the run so far, or None.
     """
 
-    def __init__(self, trainer, pace: Pace, steps_per_epoch, db=None, rois=None, before=0, proposals=False):
+    def __init__(self, trainer, pace: Pace, steps_per_epoch, db=None, rois=None, before=0, proposals=False, best=None):
         self.trainer, self.pace, self.before, self.draws_proposals = trainer, pace, before, proposals
         self._steps_per_epoch = steps_per_epoch
         self._db, self._rois = db, rois
@@ -44,7 +45,7 @@ class Show:
         self._followed = np.linspace(0, len(db) - 1, n).round().astype(int).tolist() if n else []
         self._followed_step = None
         self._follow_at = 0  # the next step at which: after each evaluation, and whenever the steps have doubled
-        self._best = None  # (mAP, epoch)
+        self._best = None if best is None else (best, None)  # mAP, and the epoch if it was in this loop
         self._images_per_second = float("nan")  # at the last look
 
     def look(self, batch, step: int, bar):
@@ -106,7 +107,7 @@ class Show:
             "done about": time.strftime("%a %H:%M", time.localtime(time.time() + left)),
         }
         if self._best is not None:
-            rows["best mAP"] = f"{self._best[0]:.4f} after epoch {self._best[1]}"
+            rows["best mAP"] = f"{self._best[0]:.4f}" + (f" after epoch {self._best[1]}" if self._best[1] else "")
         return table(rows.items())
 
     def _show_batch(self, batch):

@@ -33,7 +33,7 @@ def test_what_was_made_is_what_is_there(tmp_path):
     (run_dir / "last.pth").touch()
     opt = Config().parse({"data": "coco", "coco_data_dir": "my data", "val_split": "val"})
     lines = closing_lines(opt, run_dir, run_dir / "last.pth", True, 3723.4)
-    assert lines[:2] == ["made in 1:02:03:", f"  {run_dir}/last.pth: the last, with which another run can start"]
+    assert lines[:2] == ["made in 1:02:03:", f"  {run_dir}/last.pth: the last, to go on from with --resume"]
     assert lines[2] == "next:"
     words = f"'--load-path={run_dir}/last.pth' --data=coco '--coco-data-dir=my data' --val-split=val"
     assert lines[3] == f"  python train.py report '--run={run_dir}'"

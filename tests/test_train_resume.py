@@ -1,0 +1,85 @@
+"""`train --resume`: a run that was ended at any moment goes on, in the same curves, to the same end."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from misc.make_toy_voc import make_toy_voc
+from tests.running_visdom import Page, running_server, wait_for
+from tests.test_train import ROOT, SMALL, run
+from utils.event_log import read_events
+from utils.report_tool import write_report
+
+BESIDE = ["--num-workers=0", "--test-num-workers=0"]  # options that a run does not take from another
+TRAIN = ["train", *SMALL, "--use-adam=True", "--plot-every=2", "--eval-every=2", "--epoch=6"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a toy dataset and a run of six epochs that nothing stopped."""
+    folder = tmp_path_factory.mktemp("home")
+    make_toy_voc(folder / "toy", n_train=8, n_val=3, size=96)
+    run(folder, *TRAIN, "--voc-data-dir=toy", "--visdom=False", "--name=whole")
+    return folder
+
+
+def points(folder, win):
+    return [(event["x"], event["y"]) for event in read_events(folder) if event["win"] == win]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_in_the_same_curves(home):
+    folder = home / "runs/killed"
+    words = [*TRAIN, "--voc-data-dir=toy", "--visdom=on", "--name=killed", "--env=killed", "--resume=auto"]
+    with running_server(home / "server") as (port, _), (home / "killed.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "train.py", *words, f"--port={port}"], cwd=home, stdout=log, stderr=log
+        )
+        wait_for(lambda: process.poll() is not None or (folder / "last.pth").exists())  # the first epoch is over
+        n = len((folder / "events.jsonl").read_bytes())
+        wait_for(lambda: process.poll() is not None or len((folder / "events.jsonl").read_bytes()) > n)
+        process.kill()
+        assert process.wait() != 0, (home / "killed.log").read_text()
+    with running_server(home / "another_server") as (port, _):  # which knows nothing of the run
+        done = run(home, *words, f"--port={port}")
+        assert "going on from runs/killed/last.pth, behind epoch" in done.stdout
+        page = Page(port, "killed")
+        for win in ("total_loss", "test_map", "learning_rate"):
+            expected = points(home / "runs/whole", win)
+            assert points(folder, win) == expected
+            assert [*zip(*page.series(win), strict=True)] == expected
+    ends = [torch.load(home / "runs" / name / "last.pth", weights_only=True) for name in ("whole", "killed")]
+    assert ends[0]["model"].keys() == ends[1]["model"].keys()
+    assert all(torch.equal(ends[0]["model"][name], ends[1]["model"][name]) for name in ends[0]["model"])
+    assert ends[0]["other_info"] == ends[1]["other_info"]
+    report = write_report([folder], folder / "report.md").read_text()
+    assert "killed" in report
+
+
+def test_a_finished_run_goes_on_for_more_epochs_with_its_own_options(home):
+    run(home, *TRAIN, "--voc-data-dir=toy", "--visdom=False", "--name=short", "--epoch=2", "--env=mine")
+    (home / "runs/short/interrupted.pth").write_text("of a former end")
+    done = run(home, "train", *BESIDE, "--resume=runs/short", "--visdom=False", "--epoch=6")
+    assert "6 epochs" in done.stdout
+    assert points(home / "runs/short", "total_loss") == points(home / "runs/whole", "total_loss")
+    assert (home / "runs/short/interrupted.pth.old").exists()
+    assert not (home / "runs/short/interrupted.pth").exists()
+    kept = torch.load(home / "runs/short/last.pth", weights_only=True)
+    assert (kept["config"]["env"], kept["config"]["epoch"]) == ("mine", 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--resume=runs/whole"], "--resume=runs/whole/last.pth: has had its 6 epochs; for more give --epoch=7"),
+     (["--resume=runs/whole", "--epoch=7", "--batch-size=4"], "but 6 epochs of these data have 12"),
+     (["--resume=runs/whole", "--config=runs/whole"], "--config and --resume"),
+     (["--resume=runs/whole/best.pth"], "goes on from a run's last.pth"),
+     (["--resume=runs/none/last.pth"], "there is no runs/none/last.pth"),
+     (["--resume=auto"], "--resume=auto: goes on with the run of --name")],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_loses_nothing(home, words, told):
+    before = (home / "runs/whole/events.jsonl").read_bytes()
+    done = run(home, "train", *BESIDE, "--visdom=False", *words, code=2)
+    assert told in done.stderr.splitlines()[-1]
+    assert (home / "runs/whole/events.jsonl").read_bytes() == before
