@@ -15,6 +15,7 @@ GROUPS = ("data", "model", "schedule", "training", "run", "evaluation", "predict
 BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a run learns, not what
 # What --config does not take: what is of one machine, where a run begins, and what is written or read once.
 OF_ONE_RUN = BESIDE | {"use_chainer", "load_path", "finetune", "detections", "save_detections", "out", "image"}
+OF_MODEL = {"roi_n_sample", "nms_thresh", "max_dets"}  # a checkpoint says what they were for its own model
 OF_ALL_RUNS = {"plot_every", "eval_every"}  # of the group "run": it takes these alone
 
 
@@ -180,7 +181,7 @@ class Config:
         "--name if it has one; or its folder, runs/NAME"
     )  # fmt: skip
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints, or in predict annotations, already")
-    env: str = option("faster-rcnn", "run", "environment in visdom")
+    env: str = option("faster-rcnn", "run", "environment in visdom; dashboard: by default the run's name")
     port: int = option(8097, "run", "visdom's port (or set VISDOM_PORT)", low=1, high=65535)
     visdom: str = option(
         "auto", "run", "dashboard: auto starts a visdom server on 127.0.0.1 where none answers, and ends it with the "
@@ -347,7 +348,7 @@ class Config:
                   (f.metadata["group"] != "run" or f.name in OF_ALL_RUNS)}  # fmt: skip
         if model not in (None, stored.get("model", self.model)):
             wanted -= {f.name for f in fields(self) if f.metadata["group"] == "model" and f.default is None}
-            wanted -= {"roi_n_sample", "nms_thresh", "max_dets"}  # a checkpoint says what they were for its own model
+            wanted -= OF_MODEL
         taken = _readable(stored, wanted)
         for name, value in taken.items():
             setattr(self, name, value)

@@ -97,6 +97,8 @@ def serving(mode: str, server: Server) -> Iterator[tuple[Server, bool]]:
         if process and mode == "auto":
             process.kill()  # a hung one would not heed a milder signal; what is saved was saved before
             process.wait()
+        elif process:
+            tell(f"the dashboard's server goes on at {server.address()}; `kill {process.pid}` ends it")
 
 
 def page_is_there() -> bool:
@@ -129,6 +131,7 @@ def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None) -
             vis.expect(EACH_RUN)
             vis.text(table((str(k), name) for k, name in enumerate(label_names)), win="labels")
             vis.text(table(about.items()), win="config")
+            vis.log("begun" if go_on_from is None else f"goes on from step {go_on_from:,}")
             yield vis
         except BaseException:
             events.ending = "stopped"

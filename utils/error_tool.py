@@ -29,7 +29,7 @@ from utils.eval_tool import (
 CLS, LOC, BOTH, DUPE, BKG, MISS = range(6)
 ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")  # the paper's names, section 2.2
 SPECIAL = ("FalsePos", "FalseNeg")  # section 2.3: of all false positives, of all boxes not found
-_MEANINGS = (
+MEANINGS = (
     "class wrong, place right",
     "class right, place wrong",
     "class and place wrong",
@@ -65,7 +65,7 @@ class ErrorAnalysis:
     def table(self) -> str:
         """A row for each kind of error: its number and what it costs."""
         lines = [f"{'error':<8}  {'what':<26}  {'number':>9}  {'ΔmAP':>6}"]
-        columns = (ERRORS + SPECIAL, _MEANINGS, self.counts.sum(0), self.delta_map)
+        columns = (ERRORS + SPECIAL, MEANINGS, self.counts.sum(0), self.delta_map)
         for name, meaning, n, delta in zip(*columns, strict=True):
             lines.append(f"{name:<8}  {meaning:<26}  {n:>9,}  {show(delta):>6}")
         return "\n".join(lines)

@@ -91,7 +91,8 @@ def stopped_line(path, facts) -> str:
 
 def next_lines(opt, run_dir, best, has_val):
     """The commands that make use of a run."""
-    lines = ["next:", f"  python train.py report {shlex.join([f'--run={run_dir}'])}"]
+    run = shlex.join([f"--run={run_dir}"])
+    lines = ["next:", f"  python train.py dashboard {run}", f"  python train.py report {run}"]
     if has_val:
         kind = [f"--data={opt.data}"] if opt.data != "voc" else []
         words = [f"--load-path={best}", *kind, f"--{opt.data}-data-dir={opt.data_dir}", f"--val-split={opt.val_split}"]

@@ -1,5 +1,6 @@
 """What a report shows of the JSON file that `train.py eval` wrote."""
 
+from utils.error_tool import ERRORS, MEANINGS, SPECIAL
 from utils.event_check import is_matrix
 from utils.plot_tool import MAX_CLASSES, matrix_figure, precision_recall_figure
 
@@ -29,8 +30,10 @@ def scores_shown(content: dict) -> tuple[list, list]:
     by_class = [[name, *map(_digits, row)] for name, *row in zip(names, *columns.values(), strict=True)]
     tables = [("Means", "", ["", "value"], means), ("By class", "", ["class", *columns], by_class)]
     if errors:
-        rows = [[kind, _digits(n), _digits(errors["delta_map"][kind])] for kind, n in errors["counts"].items()]
-        tables.append(("Errors", "and what the mAP gains without each", ["error", "count", "mAP gained"], rows))
+        what = dict(zip(ERRORS + SPECIAL, MEANINGS, strict=True))
+        rows = [[kind, what.get(kind, ""), _digits(n), _digits(errors["delta_map"][kind])]
+                for kind, n in errors["counts"].items()]  # fmt: skip
+        tables.append(("Errors", "and what the mAP gains without each", ["error", "what", "count", "mAP gained"], rows))
     if confusion and is_matrix(confusion["matrix"]) and len(confusion["matrix"]) <= MAX_CLASSES:
         figure = matrix_figure(confusion["matrix"], [str(name) for name in confusion["label_names"]])
         below = (

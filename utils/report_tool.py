@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.cli_tool import make_room, writing
-from utils.config import Config, flag
+from utils.config import OF_MODEL, Config, flag
 from utils.errors import UserError
 from utils.event_log import FILE
 from utils.file_tool import whole_file
 from utils.image_tool import image_sizes
+from utils.pace_tool import duration
 from utils.page_tool import HtmlPage, MarkdownPage
 from utils.plot_tool import MAX_CLASSES, Series, bars_figure, curves_figure, matrix_figure, precision_recall_figure
 from utils.report_scores import scores_shown
@@ -121,7 +122,7 @@ def _facts(run):
         ("best mAP", *maps[0]),
         ("last mAP", *maps[1]),
         ("steps", f"{run.step:,}", f"epoch {scored[-1][0]:g}" if scored else ""),
-        ("time", _duration(run.ended - run.begun), ""),
+        ("time", duration(run.ended - run.begun), "h:min:s"),
         ("images/s", rate, more),
     ]
 
@@ -143,12 +144,6 @@ def _main_line(run, win):
     return lines.get(win) or next(iter(lines.values()), [])
 
 
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02} h" if hours else f"{minutes}:{seconds:02} min"
-
-
 def _setup(page, runs):
     page.section("Setup")
     columns = [run.name for run in runs] if len(runs) > 1 else ["value"]
@@ -162,7 +157,7 @@ def _setup(page, runs):
     groups = {field.name: field.metadata["group"] for field in fields(Config)}
     for name in dict.fromkeys(name for run in runs for name in run.config):
         values = [_shown(run.config.get(name, "-")) for run in runs]
-        if name not in defaults or (defaults[name] is None and groups[name] == "model"):
+        if name not in defaults or (defaults[name] is None and (groups[name] == "model" or name in OF_MODEL)):
             network += [[str(name), *values]] if any(values) else []
         elif set(values) != {_shown(defaults[name])}:
             options.append([flag(name), *values, _shown(defaults[name])])

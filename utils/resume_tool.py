@@ -56,9 +56,7 @@ def check_position(opt, state, per_epoch: int) -> None:
     if not (isinstance(epoch, int) and isinstance(step, int)):
         raise UserError(f"--resume={opt.resume}: does not say how far it was; --load-path starts another run with it")
     if epoch >= opt.epoch:
-        raise UserError(
-            f"--resume={opt.resume}: has had its {epoch} epochs; for more give --epoch={epoch + 1} or so"
-        )
+        raise UserError(f"--resume={opt.resume}: has had its {epoch} epochs; for more give --epoch={epoch + 1} or so")
     if step != epoch * per_epoch:
         raise UserError(
             f"--resume={opt.resume}: is at step {step:,}, but {epoch} epochs of these data have {epoch * per_epoch:,}: "

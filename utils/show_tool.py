@@ -104,7 +104,9 @@ class Show:
             "epoch": f"{epoch:.1f} of {n_epochs:.1f}",
             "images / s": f"{self._images_per_second:.3g}",
             "left": duration(left),
-            "done about": time.strftime("%a %H:%M", time.localtime(time.time() + left)),
+            "done about" if step < self.pace.n_steps else "done": time.strftime(
+                "%a %H:%M", time.localtime(time.time() + left)
+            ),
         }
         if self._best is not None:
             rows["best mAP"] = f"{self._best[0]:.4f}" + (f" after epoch {self._best[1]}" if self._best[1] else "")

@@ -36,13 +36,13 @@ def test_what_was_made_is_what_is_there(tmp_path):
     assert lines[:2] == ["made in 1:02:03:", f"  {run_dir}/last.pth: the last, to go on from with --resume"]
     assert lines[2] == "next:"
     words = f"'--load-path={run_dir}/last.pth' --data=coco '--coco-data-dir=my data' --val-split=val"
-    assert lines[3] == f"  python train.py report '--run={run_dir}'"
-    assert lines[4] == f"  python train.py eval {words}"
-    assert lines[5] == f"  python train.py predict '--load-path={run_dir}/last.pth' --image=FILE_OR_FOLDER"
+    assert lines[3:5] == [f"  python train.py {command} '--run={run_dir}'" for command in ("dashboard", "report")]
+    assert lines[5] == f"  python train.py eval {words}"
+    assert lines[6] == f"  python train.py predict '--load-path={run_dir}/last.pth' --image=FILE_OR_FOLDER"
 
 
 def test_nothing_is_advised_that_would_not_run():
     opt = Config().parse({"proposals": "a.npz,b.npz"})
-    assert len(next_lines(opt, "runs/a", Path("x.pth"), has_val=False)) == 2
-    assert next_lines(opt, "runs/a", Path("x.pth"), True)[2].endswith("--val-split=val --proposals=a.npz,b.npz")
+    assert len(next_lines(opt, "runs/a", Path("x.pth"), has_val=False)) == 3
+    assert next_lines(opt, "runs/a", Path("x.pth"), True)[3].endswith("--val-split=val --proposals=a.npz,b.npz")
     assert "made in 0:59:" in closing_lines(opt, Path("nowhere"), Path("x.pth"), True, 59.2)
