@@ -5,21 +5,39 @@ Letters: R boxes, L classes.
 
 import re
 from collections import Counter, defaultdict
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from utils.bbox_tools import resize_bbox
+from utils.bbox_tools import pixel_edges, resize_bbox
 from utils.errors import UserError
 from utils.image_tool import resized_size
 from utils.terminal_tool import say
+from utils.word_tool import few
 
 _CHUNK = 50_000  # boxes that are compared with their anchors at a time
 COVERED = (0.5, 0.7)  # IoU: what a detection is judged by in VOC, and what makes any anchor a positive one
 
 
+LARGER, SMALLER, SHAPE, PLACE = range(4)  # why no anchor meets a box
+_ADVICE = (
+    "they are larger than the anchors; a smaller --min-size or larger --anchor-scales may help",
+    "they are smaller than the anchors; a larger --min-size or smaller --anchor-scales may help",
+    "no anchor has their shape; other --anchor-ratios, or --anchor-scales in between, may help",
+    "the anchors of their shape stand elsewhere; a larger --allowed-border or --min-size may help",
+)
+
+
+class BestAnchors(NamedTuple):
+    """What the anchors make of R boxes, at the size that they have in training."""
+
+    iou: np.ndarray  # (R,) float64, 0..1: with the anchor that covers it best
+    why: np.ndarray  # (R,) int64: LARGER … PLACE, of a box that none meets
+
+
 def best_anchor_ious(model, db):
-    """(R,) float64: the IoU of each box of `db` that is not difficult with the anchor that covers it best.
+    """`BestAnchors` of the boxes of `db` that are not difficult.
 
     Boxes are compared in the prepared pictures, with the anchors that take part in training (see
     `RegionProposalNetwork.best_iou`); a picture that is drawn at another size each time, at `model.min_size`.
@@ -32,14 +50,28 @@ def best_anchor_ious(model, db):
         bboxes.append(resize_bbox(bbox[~difficult], db.size(i), size))
         sizes += [size] * len(bboxes[-1])
     bbox = torch.from_numpy(np.concatenate(bboxes))
-    starts = range(0, len(bbox), _CHUNK)
-    best = [model.rpn.best_iou(bbox[k : k + _CHUNK], sizes[k : k + _CHUNK], model.allowed_border) for k in starts]
-    return torch.cat([torch.zeros(0, dtype=torch.float64), *best]).numpy()
+    base = pixel_edges(model.rpn.make_anchor_base().flatten(0, 1), model.rpn.convention.plus_one)
+    anchor = (base[:, 2:] - base[:, :2]).numpy()
+    iou, why = [np.empty(0)], [np.empty(0, np.int64)]
+    for k in range(0, len(bbox), _CHUNK):
+        part = bbox[k : k + _CHUNK]
+        iou.append(model.rpn.best_iou(part, sizes[k : k + _CHUNK], model.allowed_border).numpy())
+        why.append(_why_unmet((part[:, 2:] - part[:, :2]).numpy(), anchor))
+    return BestAnchors(np.concatenate(iou), np.concatenate(why))
+
+
+def _why_unmet(box, anchor):
+    """(R,) LARGER … PLACE: what keeps anchors of the sides `anchor` (A, 2) from boxes of the sides `box` (R, 2)."""
+    inter = np.minimum(box[:, None], anchor).prod(axis=-1)  # as if each anchor stood on each box
+    area, anchor_area = box.prod(axis=1), anchor.prod(axis=1)
+    iou = (inter / (area[:, None] + anchor_area - inter)).max(axis=1)
+    kinds = [area > anchor_area.max(), area < anchor_area.min(), iou < COVERED[0]]
+    return np.select(kinds, [LARGER, SMALLER, SHAPE], PLACE)
 
 
 def anchor_line(best):
     """One line: which share of the boxes some anchor covers. `best` is what `best_anchor_ious` gives."""
-    shares = " and ".join(f"{_percent(best >= iou)} of the boxes at IoU {iou}" for iou in COVERED)
+    shares = " and ".join(f"{_percent(best.iou >= iou)} of the boxes at IoU {iou}" for iou in COVERED)
     return f"anchors: some anchor covers {shares}"
 
 
@@ -52,7 +84,7 @@ def data_table(db, best):
     """
     label, difficult, image, bbox = _columns(db)
     iou = np.full(len(label), np.nan)
-    iou[~difficult] = best
+    iou[~difficult] = best.iou
     side = np.sqrt((bbox[:, 2:] - bbox[:, :2]).prod(axis=1))
     header = ("class", "images", "boxes", "difficult", "√area px", *(f"IoU ≥ {iou}" for iou in COVERED))
     rows = [header]
@@ -127,11 +159,14 @@ def say_what_is_there(model, train_db, val_db):
 
 
 def _anchor_notices(label_names, label, best):
-    """A line on classes most of whose boxes, of which `best` is, no anchor covers."""
-    low = [name for k, name in enumerate(label_names) if (label == k).any() and
-           (best[label == k] >= COVERED[0]).mean() < 0.5]  # fmt: skip
-    advice = "other --anchor-scales or --anchor-ratios, or a larger --min-size, may find them"
-    return [f"no anchor covers half of the boxes of {', '.join(low)} at IoU {COVERED[0]}: {advice}"] if low else []
+    """Lines on classes most of whose boxes, of which `best` is, no anchor meets: one for each reason."""
+    unmet = best.iou < COVERED[0]
+    classes = defaultdict(list)
+    for k, name in enumerate(label_names):
+        if (label == k).any() and unmet[label == k].mean() > 0.5:
+            classes[np.bincount(best.why[(label == k) & unmet]).argmax()].append(name)
+    what = f"meet an anchor at IoU {COVERED[0]}"
+    return [f"fewer than half of the boxes of {few(classes[why])} {what}: {_ADVICE[why]}" for why in sorted(classes)]
 
 
 def _by_example(what, paths):

@@ -35,7 +35,7 @@ def test_share_of_boxes_that_an_anchor_covers(tmp_path, model):
     far = {"xmin": 1, "ymin": 1, "xmax": 3, "ymax": 3}
     db = voc(tmp_path, a=annotation(obj(**box), obj("dog", **half), obj(**far, extra=DIFFICULT)))
     best = best_anchor_ious(model, db)
-    np.testing.assert_allclose(best, [1, 0.25], atol=1e-6)
+    np.testing.assert_allclose(best.iou, [1, 0.25], atol=1e-6)
     rows = {line.split()[0]: line.split() for line in data_table(db, best).splitlines()}
     cat, dog, every = (rows[name] for name in ("cat", "dog", "all"))
     assert (cat[-4:], dog[-4:], every[-4:]) == (["100.0", "%"] * 2, ["0.0", "%"] * 2, ["50.0", "%"] * 2)
@@ -83,7 +83,35 @@ def test_what_is_seldom_meant(tmp_path, capsys, model):
     assert notices_of(val, None)[0] == lines[0]
     assert notices_of(val, val)[1].startswith("1 images are in both trainval and trainval: the mAP is flattered")
     say_what_is_there(model, val, None)
-    assert "notice: no anchor covers half of the boxes of traffic_light at IoU 0.5: other" in capsys.readouterr().out
+    assert "notice: fewer than half of the boxes of traffic_light meet an anchor at IoU 0.5: they are smaller than" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("corners", "advice"),
+    [
+        ((11, 11, 91, 71), "larger than the anchors; a smaller --min-size or larger --anchor-scales"),
+        ((11, 11, 19, 19), "smaller than the anchors; a larger --min-size or smaller --anchor-scales"),
+        ((1, 31, 101, 41), "no anchor has their shape; other --anchor-ratios"),
+        ((71, 51, 101, 81), "the anchors of their shape stand elsewhere; a larger --allowed-border or --min-size"),
+    ],
+)
+def test_advice_goes_by_what_keeps_the_anchors_away(tmp_path, corners, advice):
+    """The sides are those at the training size: the pictures are drawn at half of theirs."""
+    scales = {"anchor_scales": [1.5, 2], "anchor_ratios": [1]}  # 12 and 16 px
+    model = build_model("tiny", 2, min_size=40, max_size=50, allowed_border=-6, **scales)
+    db = voc(tmp_path, a=annotation(obj("cat", *corners)))
+    (line,) = notices(db, None, best_anchor_ious(model, db))
+    assert line.startswith("fewer than half of the boxes of cat meet an anchor at IoU 0.5: ")
+    assert advice in line
+
+
+def test_many_classes_that_no_anchor_meets(tmp_path, model):
+    db = voc(tmp_path, a=annotation(*(obj(f"{c}{c}", 1, 1, 4, 4) for c in "abcdefg"), obj("whole", 1, 1, 101, 81)))
+    large, small = notices(db, None, best_anchor_ious(model, db))
+    assert large.startswith("fewer than half of the boxes of whole meet")
+    assert "of aa, bb, cc, dd, ee and 2 more meet an anchor" in small
 
 
 @pytest.mark.parametrize("names", [("c++", "c#", "c"), ("+", "-"), ("-", "_"), ("a1", "a 2")])
