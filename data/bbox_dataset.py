@@ -107,6 +107,10 @@ class BboxDataset:
         """What evaluation compares with: of float32 boxes an IoU of 0.5 may become less. Not to be changed."""
         return self._truths[i]
 
+    def splits_there(self) -> list[str]:
+        """The splits that its folder has, or the files that may be some, sorted."""
+        raise NotImplementedError
+
     def path(self, i: int) -> str | None:
         """Where picture i lies; None where the pictures were not looked at."""
         return self._pictures[i].path
@@ -174,6 +178,9 @@ class UnionDataset(BboxDataset):
         super().__init__(split, first.use_difficult, first.label_names, ids, pictures, truths, problems, faults)
         self._n_difficult = sum(part._n_difficult for part in parts)
         self._parts = parts
+
+    def splits_there(self) -> list[str]:
+        return sorted({split for part in self._parts for split in part.splits_there()})
 
     @property
     def names(self) -> Names:

@@ -12,6 +12,7 @@ from utils.errors import UserError
 from utils.index_tool import FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 from utils.terminal_tool import say, tell, warn
+from utils.word_tool import few
 
 READERS = {  # --data → its dataset, and the module that has `find_label_names` and `has_split`
     "voc": (voc_dataset.VOCBboxDataset, voc_dataset),
@@ -122,7 +123,9 @@ def report_both(train_db, val_db, val_split, data_dir):
     """`report` of a training set and of its validation set or None."""
     report(train_db)
     if val_db is None:
-        tell(f"no split {val_split} in {data_dir}: the run goes on without validation, and keeps last.pth alone")
+        there = few(train_db.splits_there())
+        what = f"no split {val_split} in {data_dir} (there: {there})"
+        tell(f"{what}: the run goes on without validation, and keeps last.pth alone")
         return
     report(val_db)
 

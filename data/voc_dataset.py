@@ -117,6 +117,9 @@ class VOCBboxDataset(BboxDataset):
             refuse(faults)
         super().__init__(split, use_difficult, label_names, ids, found, truths, problems, faults)
 
+    def splits_there(self) -> list[str]:
+        return _splits_there(self.data_dir)
+
 
 def find_label_names(
     data_dir: str | os.PathLike,
@@ -219,17 +222,22 @@ def _read_ids(data_dir: str, split: str, files: dict[str, list[str]]) -> tuple[l
     return list(ids), problems
 
 
+def _splits_there(data_dir: str) -> list[str]:
+    folder = _folder(data_dir, "ImageSets", "Main")
+    there = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".txt"))
+    # `aeroplane_train` and its sixty sisters would bury the few that are meant
+    return [name for name in there if "_" not in name or name.split("_")[0] not in VOC_BBOX_LABEL_NAMES] or there
+
+
 def _read_list(data_dir: str, split: str) -> str:
-    folder, path = _folder(data_dir, "ImageSets", "Main"), _list_path(data_dir, split)
+    path = _list_path(data_dir, split)
     try:
         raw = _read_bytes(path)
         utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))  # what PowerShell's > writes
         return raw.decode("utf-16" if utf16 else "utf-8-sig")
     except FileNotFoundError:
-        there = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".txt"))
-        # `aeroplane_train` and its sixty sisters would bury the few that are meant
-        whole = [name for name in there if "_" not in name or name.split("_")[0] not in VOC_BBOX_LABEL_NAMES] or there
-        raise UserError(f"{path}: no such list; the splits there are: {', '.join(whole) or 'none'}") from None
+        there = ", ".join(_splits_there(data_dir)) or "none"
+        raise UserError(f"{path}: no such list; the splits there are: {there}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: the list is not UTF-8 text; save it as UTF-8") from None
 

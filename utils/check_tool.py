@@ -144,7 +144,9 @@ def say_what_is_there(model, train_db, val_db):
     best = [best_anchor_ious(model, db) for db in sets] if model else []
     for db, own in zip(sets, best, strict=False):
         say(f"{data_table(db, own)}\n")
-    for line in notices(train_db, val_db, best[0]) if model else ():
+    lines = [] if val_db is not None else [_no_validation(train_db)]
+    lines += notices(train_db, val_db, best[0]) if model else []
+    for line in lines:
         say(f"notice: {line}")
     problems = dict.fromkeys(line for db in sets for line in problem_lines(db))  # once, if the sets share a picture
     for line in problems:
@@ -156,6 +158,11 @@ def say_what_is_there(model, train_db, val_db):
     if not train_db.n_learned:
         raise UserError(f"{train_db.split} has no box to learn from, only difficult ones at most; add some")
     say("no problems: training reads all of it as it stands")
+
+
+def _no_validation(train_db):
+    there = few(train_db.splits_there())
+    return f"no list to validate on: no mAP and no best.pth; name one with --val-split (there: {there})"
 
 
 def _anchor_notices(label_names, label, best):

@@ -76,6 +76,18 @@ def test_without_a_validation_set(tmp_path, capsys):
     sets = training_sets("voc", folder, "trainval", "val")
     assert sets[1] is None
     report_both(*sets, "val", folder)
-    assert "goes on without validation" in capsys.readouterr().out
+    assert "no split val in" in (line := capsys.readouterr().out)
+    assert "(there: trainval): the run goes on without validation, and keeps last.pth alone" in line
     with pytest.raises(UserError, match=r"val\.txt: no such list"):
         training_sets("voc", folder, "trainval", "val", needs_val=True)
+
+
+def test_splits_that_are_there(tmp_path):
+    voc = {name: str(make_voc(tmp_path / name, {"a": annotation(obj())}, test="a")) for name in "AB"}
+    (tmp_path / "B/ImageSets/Main/test.txt").unlink()
+    (tmp_path / "B/ImageSets/Main/cat_trainval.txt").write_text("a 1")
+    assert open_split("voc", voc["A"], "trainval").splits_there() == ["test", "trainval"]
+    assert open_split("voc", voc["B"], "trainval").splits_there() == ["trainval"]
+    assert open_split("voc", ",".join(voc.values()), "trainval").splits_there() == ["test", "trainval"]
+    make_coco(tmp_path / "C", content(box()))
+    assert open_split("coco", str(tmp_path / "C"), "val").splits_there() == ["annotations/instances_val.json"]
