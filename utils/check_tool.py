@@ -5,6 +5,8 @@ Letters: R boxes, L classes.
 
 import re
 from collections import Counter, defaultdict
+from functools import cache
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +16,16 @@ from utils.bbox_tools import pixel_edges, resize_bbox
 from utils.errors import UserError
 from utils.image_tool import resized_size
 from utils.terminal_tool import say
-from utils.word_tool import few
+from utils.word_tool import counted, few
 
 _CHUNK = 50_000  # boxes that are compared with their anchors at a time
 COVERED = (0.5, 0.7)  # IoU: what a detection is judged by in VOC, and what makes any anchor a positive one
 
 
+_COLUMNS_MEAN = (
+    "√area: the side of a square as large as a box, the least · median · largest, in pixels of the pictures; "
+    "IoU: the share of the boxes to learn that some anchor meets so well"
+)
 LARGER, SMALLER, SHAPE, PLACE = range(4)  # why no anchor meets a box
 _ADVICE = (
     "they are larger than the anchors; a smaller --min-size or larger --anchor-scales may help",
@@ -94,7 +100,7 @@ def data_table(db, best):
         counts = (len(np.unique(image[mask])), mask.sum(), difficult[mask].sum())
         learned = iou[mask & ~difficult]
         rows.append((name, *(f"{n:,}" for n in counts), shown, *(_percent(learned >= least) for least in COVERED)))
-    lines = [f"{db.split}: {len(db):,} images, {_sizes(db)}; {_empty(db):,} without a box"]
+    lines = [f"{db.split}: {counted(len(db), 'image')}, {_sizes(db)}; {_empty(db):,} without a box"]
     return "\n".join(lines + _aligned(rows))
 
 
@@ -110,17 +116,22 @@ def notices(train_db, val_db, best):
     lines, alike = [], defaultdict(list)
     for name in train_db.label_names:
         alike[re.sub(r"(?<=.)[\s_-](?=.)", "", name.casefold())].append(name)  # 'c++' and 'c#' are not alike
-    lines += [f"classes with nearly the same name: {', '.join(names)}" for names in alike.values() if len(names) > 1]
+    lines += [f"classes with nearly the same name: {few(names)}" for names in alike.values() if len(names) > 1]
+    counts = np.bincount(np.concatenate([label for label, *_ in columns]), minlength=len(train_db.label_names))
+    lines += slips(dict(zip(train_db.label_names, counts.tolist(), strict=True)))
     if val_db is not None:
         in_train, in_val = (set(label.tolist()) for label, *_ in columns)
-        only = [name for k, name in enumerate(val_db.label_names) if k in in_val - in_train]
-        lines += (
-            [f"classes without a box in {train_db.split}, but in {val_db.split}: {', '.join(only)}"] if only else []
-        )
+        for (own, those), (other, others), loss in (
+            ((train_db.split, in_train), (val_db.split, in_val), "nothing is learned of them"),
+            ((val_db.split, in_val), (train_db.split, in_train), "they have no AP"),
+        ):
+            only = [name for k, name in enumerate(train_db.label_names) if k in others - those]
+            lines += [f"classes with boxes in {other}, but none in {own}, so that {loss}: {few(only)}"] if only else []
         both = {train_db.path(i) for i in range(len(train_db))} & {val_db.path(i) for i in range(len(val_db))}
         if both:
             splits = f"{train_db.split} and {val_db.split}"
-            lines.append(f"{len(both):,} images are in both {splits}: the mAP is flattered; choose others")
+            images = f"{counted(len(both), 'image')} {'is' if len(both) == 1 else 'are'}"
+            lines.append(f"{images} in both {splits}: the mAP is flattered; choose others")
     twice = [path for db, own in zip(sets, columns, strict=True) for path in _with_a_box_twice(db, own)]
     lines += _by_example("the same box of the same class twice", twice)
     lying = [db.path(i) for db in sets for i in range(len(db)) if not db.upright(i)]
@@ -129,6 +140,50 @@ def notices(train_db, val_db, best):
     if len(bbox) and bbox.max() <= 1:
         lines.append("no box is larger than a pixel: are they shares of the picture's sides? they must be pixels")
     return lines + _anchor_notices(train_db.label_names, label[~difficult], best)
+
+
+def slips(counts):
+    """A line for each class that may be another's name misspelt; `counts` is name → boxes.
+
+    Careful, since most names that are near each other are meant. The one is rare beside the other, and they differ in
+    one word: of five letters or more, by one letter that is wrong, missing, moved or too many; of seven or more, by
+    two. So 'class1' and 'class2', 'glove_l' and 'glove_r', 'chair' and 'hair' are two classes, and so are 'masked' and
+    'unmasked', which differ in their beginning alone.
+    """
+    words = {name: re.findall(r"[^\W\d_]+|\d+", name.casefold()) for name in counts}
+    lines = []
+    for rare, n in counts.items():
+        near = [
+            name
+            for name, n_other in counts.items()
+            if 0 < 5 * n <= n_other and (n <= 2 or 20 * n < n_other) and _differ_by_a_slip(words[rare], words[name])
+        ]
+        if near:
+            name = max(near, key=counts.get)
+            lines.append(
+                f"{rare!r} ({counted(n, 'box')}) looks like {name!r} ({counted(counts[name], 'box')}): a slip?"
+            )
+    return lines
+
+
+def _differ_by_a_slip(words, others):
+    if len(words) != len(others):
+        return False
+    differing = [pair for pair in zip(words, others, strict=True) if pair[0] != pair[1]]
+    if len(differing) != 1:
+        return False
+    short, long = sorted(*differing, key=len)
+    n_letters = 1 if len(short) < 7 else 2
+    if len(short) < 5 or len(long) - len(short) > n_letters or long.endswith(short):
+        return False
+    return not _shortened(short, n_letters).isdisjoint(_shortened(long, n_letters))
+
+
+@cache
+def _shortened(word, n_letters):
+    """What is left of the word without up to `n_letters` of its letters."""
+    kept = (combinations(word, len(word) - n) for n in range(n_letters + 1))
+    return {"".join(letters) for some in kept for letters in some}
 
 
 def say_what_is_there(model, train_db, val_db):
@@ -144,6 +199,8 @@ def say_what_is_there(model, train_db, val_db):
     best = [best_anchor_ious(model, db) for db in sets] if model else []
     for db, own in zip(sets, best, strict=False):
         say(f"{data_table(db, own)}\n")
+    if model:
+        say(f"{_COLUMNS_MEAN}\n")
     lines = [] if val_db is not None else [_no_validation(train_db)]
     lines += notices(train_db, val_db, best[0]) if model else []
     for line in lines:
@@ -152,12 +209,16 @@ def say_what_is_there(model, train_db, val_db):
     for line in problems:
         say(line)
     if problems:
-        raise UserError(f"{len(problems):,} problems, named above: training would leave these out, or stop at them")
+        what = "named above: training would leave these out, or stop at them"
+        raise UserError(f"{counted(len(problems), 'problem')}, {what}")
     if not model:
         raise UserError(f"no object in the annotations of {' and '.join(db.split for db in sets)}; name the classes")
     if not train_db.n_learned:
         raise UserError(f"{train_db.split} has no box to learn from, only difficult ones at most; add some")
-    say("no problems: training reads all of it as it stands")
+    if lines:
+        say(f"no problems in the files, which training reads as they stand; {counted(len(lines), 'notice')} above")
+    else:
+        say("no problems: training reads all of it as it stands")
 
 
 def _no_validation(train_db):
@@ -179,7 +240,7 @@ def _anchor_notices(label_names, label, best):
 def _by_example(what, paths):
     """A line on pictures, if there are any, that names the first."""
     first, *others = dict.fromkeys(paths) or [None]
-    more = f" and {len(others):,} more pictures" if others else ""
+    more = f" and {counted(len(others), 'more picture')}" if others else ""
     return [f"{what}: {first}{more}"] if first else []
 
 
