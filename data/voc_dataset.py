@@ -4,13 +4,10 @@ Letters: R boxes of one picture, (H, W) its height and width.
 """
 
 import glob
-import math
 import os
 import re
 import unicodedata
-import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +26,7 @@ from data.bbox_dataset import (
     size_problems,
     usable_boxes,
 )
+from data.voc_xml import CORNERS, VOCObject, read_annotation, read_bytes
 from utils.errors import UserError
 from utils.file_tool import text_lines
 from utils.index_tool import MANY, FileIndex
@@ -36,21 +34,13 @@ from utils.label_names import VOC_BBOX_LABEL_NAMES
 from utils.progress_tool import progress_bar
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # in any case; the earlier one wins where two share an id
-_CORNERS = ("ymin", "xmin", "ymax", "xmax")
-_DIFFICULT = {"": False, "0": False, "false": False, "1": True, "true": True}
 _CLASS_COLUMN = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # VOC's lists of one class say `000012 -1`
-
-
-class _Object(NamedTuple):
-    name: str
-    corners: tuple[float, ...]  # (ymin, xmin, ymax, xmax) as the file says them, 1-based and inclusive
-    difficult: bool
 
 
 class _Annotation(NamedTuple):
     path: str
     size: tuple[int, int] | None
-    objects: list[_Object]
+    objects: list[VOCObject]
 
 
 class VOCBboxDataset(BboxDataset):
@@ -232,7 +222,7 @@ def _splits_there(data_dir: str) -> list[str]:
 def _read_list(data_dir: str, split: str) -> str:
     path = _list_path(data_dir, split)
     try:
-        raw = _read_bytes(path)
+        raw = read_bytes(path)
         utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))  # what PowerShell's > writes
         return raw.decode("utf-16" if utf16 else "utf-8-sig")
     except FileNotFoundError:
@@ -240,15 +230,6 @@ def _read_list(data_dir: str, split: str) -> str:
         raise UserError(f"{path}: no such list; the splits there are: {there}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: the list is not UTF-8 text; save it as UTF-8") from None
-
-
-def _read_bytes(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise  # the callers know what is missing
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its rights") from None
 
 
 def _shared_ids(files: dict[str, list[str]], paths: dict[str, str]) -> list[Problem]:
@@ -295,84 +276,9 @@ def _read_annotations(data_dir: str, ids: Collection[str], index: FileIndex):
         with noting(faults):
             if not names:
                 raise UserError(f"{path}: the annotation is missing; add it or take the id out of the list")
-            size, objects = index.get("voc", path, _read_annotation)
-            annotations[image_id] = _Annotation(path, size and tuple(size), [_Object(*row) for row in objects])
+            size, objects = index.get("voc", path, read_annotation)
+            annotations[image_id] = _Annotation(path, size and tuple(size), [VOCObject(*row) for row in objects])
     return annotations, faults
-
-
-def _read_annotation(path: str) -> tuple:
-    """The size and the objects."""
-    root = _parse_xml(path)
-    if root.tag != "annotation":
-        raise UserError(f"{path}: begins with <{root.tag}>, not <annotation>; this is not a VOC annotation")
-    elements = root.findall("object")
-    objects = [_read_object(path, n, element) for n, element in enumerate(elements, 1)]
-    read = {*elements, *(box for element in elements for box in element.findall("bndbox"))}
-    parts = (part for element in elements for part in element.findall("part"))  # of VOC's people
-    read.update(inner for part in parts for inner in part.iter())
-    n_elsewhere = sum(element.tag.lower() in ("object", "bndbox") for element in root.iter() if element not in read)
-    if n_elsewhere:
-        raise UserError(
-            f"{path}: has objects or boxes that are not in <object> directly in <annotation>; put them there"
-        )
-    return _read_size(path, root), objects
-
-
-def _parse_xml(path: str) -> ET.Element:
-    raw = _read_bytes(path)
-    plain = raw.replace(b"\0", b"")  # finds the marks in UTF-16 too
-    if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
-        # a few nested entities expand to gigabytes; no VOC annotation needs one
-        raise UserError(f"{path}: has a DOCTYPE or ENTITY declaration, which is refused; remove it")
-    try:
-        return ET.fromstring(raw)
-    except ET.ParseError as error:
-        line, column = error.position
-        what = str(error).partition(":")[0]
-        raise UserError(f"{path}: line {line}, column {column + 1}: {what}; mend the XML") from None
-    except (LookupError, ValueError) as error:
-        raise UserError(f"{path}: unknown text encoding ({error}); save the file as UTF-8") from None
-
-
-def _read_object(path: str, n: int, element: ET.Element) -> _Object:
-    name = (_text(f"{path}: object {n}", element, "name") or "").strip()
-    if not name:
-        raise UserError(f"{path}: object {n} has no <name>; name its class or remove it")
-    where = f"{path}: object {n} ({name!r})"
-    box, *more = element.findall("bndbox") or [None]
-    if box is None:
-        raise UserError(f"{where} has no <bndbox>; add its box or remove it")
-    if more:
-        raise UserError(f"{where} has {1 + len(more)} boxes; make it as many objects")
-    difficult = (_text(where, element, "difficult") or "0").strip().lower()
-    if difficult not in _DIFFICULT:
-        raise UserError(f"{where} has {difficult!r} as <difficult>; must be 0 or 1")
-    return _Object(name, tuple(_number(where, box, corner) for corner in _CORNERS), _DIFFICULT[difficult])
-
-
-def _text(where: str, parent: ET.Element, tag: str) -> str | None:
-    """That of the one child `tag`, or None."""
-    if len(parent.findall(tag)) > 1:
-        raise UserError(f"{where} has <{tag}> more than once; keep one")
-    return parent.findtext(tag)
-
-
-def _number(where: str, parent: ET.Element, tag: str) -> float:
-    text = _text(where, parent, tag)
-    if text is None:
-        raise UserError(f"{where} has no <{tag}>; add it")
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{where} has {text.strip()!r} as <{tag}>, which is not a number; correct it") from None
-
-
-def _read_size(path: str, root: ET.Element) -> tuple[int, int] | None:
-    element = root.find("size")
-    if element is None or not all((element.findtext(tag) or "").strip() for tag in ("height", "width")):
-        return None
-    height, width = (_number(f"{path}: <size>", element, tag) for tag in ("height", "width"))
-    return (int(height), int(width)) if 1 <= height < math.inf and 1 <= width < math.inf else None
 
 
 def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names: tuple[str, ...], as_written: bool):
@@ -388,6 +294,6 @@ def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names
     return GroundTruth(bbox, label, difficult).rows(usable), size_problems(path, annotated_size, size) + own
 
 
-def _describe(obj: _Object) -> str:
-    corners = ", ".join(f"{tag} {value:g}" for tag, value in zip(_CORNERS, obj.corners, strict=True))
+def _describe(obj: VOCObject) -> str:
+    corners = ", ".join(f"{tag} {value:g}" for tag, value in zip(CORNERS, obj.corners, strict=True))
     return f"{obj.name} ({corners})"
