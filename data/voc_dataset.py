@@ -8,6 +8,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from utils.file_tool import text_lines
 from utils.index_tool import MANY, FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 from utils.progress_tool import progress_bar
+from utils.word_tool import few
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # in any case; the earlier one wins where two share an id
 _CLASS_COLUMN = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # VOC's lists of one class say `000012 -1`
@@ -161,10 +163,17 @@ def _folder(data_dir: str, *parts: str) -> str:
     folder = os.path.join(data_dir, *parts)
     if os.path.isdir(folder):
         return folder
-    # VOCdevkit given in place of VOCdevkit/VOC2007 is the mistake of most first runs
-    inner = sorted(glob.glob(os.path.join(glob.escape(data_dir), "*", parts[0])))
-    hint = f"; did you mean {os.path.dirname(inner[0])}?" if inner else ""
+    hint = _folder_meant(data_dir, parts[0])
+    hint = f"; did you mean {hint}?" if hint else ""
     raise UserError(f"{folder}: no such folder; give the folder that has Annotations, ImageSets and JPEGImages{hint}")
+
+
+def _folder_meant(data_dir: str, part: str) -> str | None:
+    """The folder that has `part`, near `data_dir`: most first runs name VOCdevkit, or VOC2007/JPEGImages."""
+    inner = glob.glob(os.path.join(glob.escape(data_dir), "*", part))
+    above = [os.path.join(folder, part) for folder in list(Path(data_dir).parents)[:2]]  # ImageSets/Main is two deep
+    found = [*sorted(inner), *filter(os.path.isdir, above)]
+    return os.path.dirname(found[0]) or "." if found else None
 
 
 def _index_files(data_dir: str, pictures: bool) -> dict[str, list[str]]:
@@ -213,8 +222,8 @@ def _read_ids(data_dir: str, split: str, files: dict[str, list[str]]) -> tuple[l
 
 
 def _splits_there(data_dir: str) -> list[str]:
-    folder = _folder(data_dir, "ImageSets", "Main")
-    there = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".txt"))
+    folder = os.path.join(data_dir, "ImageSets", "Main")
+    there = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".txt")) if os.path.isdir(folder) else []
     # `aeroplane_train` and its sixty sisters would bury the few that are meant
     return [name for name in there if "_" not in name or name.split("_")[0] not in VOC_BBOX_LABEL_NAMES] or there
 
@@ -226,8 +235,12 @@ def _read_list(data_dir: str, split: str) -> str:
         utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))  # what PowerShell's > writes
         return raw.decode("utf-16" if utf16 else "utf-8-sig")
     except FileNotFoundError:
-        there = ", ".join(_splits_there(data_dir)) or "none"
-        raise UserError(f"{path}: no such list; the splits there are: {there}") from None
+        there, meant = _splits_there(data_dir), os.path.splitext(os.path.basename(split))[0]
+        if not there:
+            what = f"there are no lists (*.txt); write {split}.txt there, an image name a line"
+            raise UserError(f"{os.path.dirname(path)}: {what}") from None
+        hint = f"did you mean {meant!r}?" if meant in there else f"the splits there are: {few(there, 10)}"
+        raise UserError(f"{path}: no such list; {hint}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: the list is not UTF-8 text; save it as UTF-8") from None
 
@@ -245,10 +258,17 @@ def _shared_ids(files: dict[str, list[str]], paths: dict[str, str]) -> list[Prob
 
 def _picture_paths(data_dir: str, split: str, files: dict[str, list[str]], ids: Sequence[str], pictures: bool):
     """id → path, None without `pictures`, of those that are there, and a line for each of the others."""
-    paths, faults = {}, []
+    paths, faults, suffixed = {}, [], []
     for image_id in ids:
+        if pictures and not _files_of(files, image_id) and os.path.splitext(image_id)[0] in files:
+            suffixed.append(image_id)
+            continue
         with noting(faults):
             paths[image_id] = _picture_path(data_dir, split, files, image_id) if pictures else None
+    if suffixed:  # once: who writes one with it writes all so
+        have = f"and {len(suffixed) - 1:,} more like it have" if len(suffixed) > 1 else "has"
+        write = f"write {os.path.splitext(suffixed[0])[0]!r}"
+        faults.insert(0, f"{_list_path(data_dir, split)}: id {suffixed[0]!r} {have} a suffix; {write}")
     return paths, faults
 
 
@@ -257,10 +277,9 @@ def _picture_path(data_dir: str, split: str, pictures: dict[str, list[str]], ima
     names = _files_of(pictures, image_id)
     if names:
         return os.path.join(folder, names[0])
-    suffixed = os.path.splitext(image_id)[0] in pictures
-    advice = "write the id without its suffix" if suffixed else "add the picture or take the id out of the list"
     there = f"{os.path.join(folder, image_id)} with {', '.join(_SUFFIXES)}"
-    raise UserError(f"{_list_path(data_dir, split)}: id {image_id!r} has no picture ({there}); {advice}")
+    raise UserError(f"{_list_path(data_dir, split)}: id {image_id!r} has no picture ({there}); "
+                    "add the picture or take the id out of the list")  # fmt: skip
 
 
 # Annotations
