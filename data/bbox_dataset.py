@@ -17,6 +17,7 @@ from utils.detections import Names
 from utils.errors import UserError
 from utils.image_tool import image_sizes, read_image
 from utils.json_tool import id_key
+from utils.word_tool import few
 
 
 class Problem(NamedTuple):
@@ -243,13 +244,17 @@ def refuse(faults):
 # Classes
 
 
+class CheckpointNames(tuple):
+    """Class names of a checkpoint: who has data of another class can't just name it too."""
+
+
 def check_names(label_names: Sequence[str]) -> tuple[str, ...]:
     """The names without spaces around them. Raises UserError for one that is there twice."""
     names = tuple(str(name).strip() for name in label_names)
     twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
         raise UserError(f"label_names: {', '.join(twice)} given twice; name each class once")
-    return names
+    return CheckpointNames(names) if isinstance(label_names, CheckpointNames) else names
 
 
 def label_of(path: str, name: str, label_names: tuple[str, ...]) -> int:
@@ -258,9 +263,12 @@ def label_of(path: str, name: str, label_names: tuple[str, ...]) -> int:
         return label_names.index(name)
     by_lower = {known.lower(): known for known in label_names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    advice = f"did you mean {by_lower[near[0]]!r}?" if near else "correct it, or name it in --label-names"
-    known = ", ".join(label_names) or "none"
-    raise UserError(f"{path}: class {name!r} is not one of the known classes ({known}); {advice}")
+    known, whose, advice = few(label_names, 10), "known", "correct it, or name it in --label-names"
+    if isinstance(label_names, CheckpointNames):
+        whose, advice = "checkpoint's", "these data have other classes: choose a checkpoint for them, or train one"
+    if near:
+        advice = f"did you mean {by_lower[near[0]]!r}?"
+    raise UserError(f"{path}: class {name!r} is not one of the {whose} classes ({known}); {advice}")
 
 
 # Pictures and boxes

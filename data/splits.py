@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import nullcontext
 
 from data import coco_dataset, voc_dataset
-from data.bbox_dataset import BboxDataset, UnionDataset, report_problems
+from data.bbox_dataset import BboxDataset, CheckpointNames, UnionDataset, report_problems
 from utils.detections import read_detections
 from utils.errors import UserError
 from utils.index_tool import FileIndex
@@ -48,13 +48,25 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
     return parts
 
 
-def open_split(kind, data_dir, split, label_names=None, use_difficult=False, as_written=None, **reading) -> BboxDataset:
+def open_split(
+    kind,
+    data_dir,
+    split,
+    label_names=None,
+    use_difficult=False,
+    as_written=None,
+    *,
+    of_checkpoint=True,
+    **reading,
+) -> BboxDataset:
     """The dataset of a split, or of a union's.
 
     Args:
         kind: a key of READERS.
         data_dir, split: see `sources`.
         label_names, use_difficult, as_written: see `VOCBboxDataset`; without names those of all parts are taken.
+        of_checkpoint: the names are a checkpoint's, as is told where the data have a class that is not among them;
+            False: the user's, or the data's own.
         reading: `pictures`, `strict` and `index`, see `VOCBboxDataset`; without an index the folder's own is used.
     """
     dataset, _ = READERS[kind]
@@ -63,6 +75,8 @@ def open_split(kind, data_dir, split, label_names=None, use_difficult=False, as_
         reading = reading | {"index": index}
         if label_names is None and len(parts) > 1:
             label_names = find_label_names(kind, data_dir, [split], **reading)
+        elif label_names is not None and of_checkpoint:
+            label_names = CheckpointNames(label_names)
         parts = [dataset(*part, label_names, use_difficult, as_written=as_written, **reading) for part in parts]
     return parts[0] if len(parts) == 1 else UnionDataset(parts)
 
@@ -101,6 +115,7 @@ def training_sets(kind, data_dir, train_split, val_split, label_names=None, know
         reading = {"strict": strict, "index": index}
         names = find_label_names(kind, data_dir, splits, **reading) if label_names is None else label_names
         names = names if known is None else known(names)
+        reading["of_checkpoint"] = known is not None
         if not names and strict:
             raise UserError(f"{data_dir}: no object in the annotations of {' and '.join(splits)}; name the classes")
         train_db = open_split(kind, data_dir, train_split, names, not strict, as_written, **reading)
@@ -138,7 +153,7 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
         path: see `read_detections`.
         max_images: detections of so many images at most.
     """
-    db = open_split(kind, data_dir, split, label_names, use_difficult=True, pictures=False)
+    db = open_split(kind, data_dir, split, label_names, use_difficult=True, of_checkpoint=False, pictures=False)
     report(db)
     found, n_left_out = read_detections(path, db.names, split)
     if found.by_number and kind == "coco":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.splits import find_label_names, open_split, report_both, sources, training_sets
+from data.splits import find_label_names, open_scored, open_split, report_both, sources, training_sets
 from tests.coco_folder import box, content, make_coco
 from tests.voc_folder import annotation, make_voc, obj
 from utils.errors import UserError
@@ -91,3 +91,29 @@ def test_splits_that_are_there(tmp_path):
     assert open_split("voc", ",".join(voc.values()), "trainval").splits_there() == ["test", "trainval"]
     make_coco(tmp_path / "C", content(box()))
     assert open_split("coco", str(tmp_path / "C"), "val").splits_there() == ["annotations/instances_val.json"]
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_a_class_that_is_not_known_and_to_whom(tmp_path, kind):
+    """The user can name another class, a checkpoint can't."""
+    if kind == "voc":
+        make_voc(tmp_path, {"a": annotation(obj("owl"))}, val="a")
+    else:
+        make_coco(tmp_path, content(box(category_id=90)))
+    checkpoints = (
+        r"class 'owl' is not one of the checkpoint's classes \(cat, dog\); these data have other classes: choose"
+    )
+    users = r"class 'owl' is not one of the known classes \(cat, dog\); correct it, or name it in --label-names"
+    folder, names = str(tmp_path), ("cat", "dog")
+    with pytest.raises(UserError, match=checkpoints):
+        open_split(kind, folder, "val", names)
+    with pytest.raises(UserError, match=users):
+        open_split(kind, folder, "val", names, of_checkpoint=False)
+    with pytest.raises(UserError, match=users):
+        training_sets(kind, folder, "val", "val", names)
+    with pytest.raises(UserError, match=checkpoints):
+        training_sets(kind, folder, "val", "val", None, known=lambda found: names)
+    with pytest.raises(UserError, match=users):
+        open_scored(kind, folder, "val", "none.json", names)
+    with pytest.raises(UserError, match=r"'owl' is not .* checkpoint's classes \(owls\); did you mean 'owls'\?"):
+        open_split(kind, folder, "val", ["owls"])
