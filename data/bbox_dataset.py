@@ -17,7 +17,7 @@ from utils.detections import Names
 from utils.errors import UserError
 from utils.image_tool import image_sizes, read_image
 from utils.json_tool import id_key
-from utils.word_tool import few
+from utils.word_tool import counted, few
 
 
 class Problem(NamedTuple):
@@ -153,13 +153,13 @@ class BboxDataset:
         counts = Counter(self.label_names[label] for label in labels.tolist()).most_common()
         parts = [f"{name} {n:,}" for name, n in counts[:5]]
         if len(counts) > 5:
-            parts.append(f"{len(counts) - 5} more classes")
+            parts.append(counted(len(counts) - 5, "more class"))
         by_class = f" ({', '.join(parts)})" if parts else ""
         n_empty = sum(len(truth.label) == 0 for truth in self._truths)
         return (
-            f"{self.split}: {len(self):,} images, {len(labels):,} boxes{by_class}, {self._n_difficult:,} difficult"
-            f" {'kept' if self.use_difficult else 'left out'}, {n_empty:,} images without boxes,"
-            f" {len(self.problems):,} problems"
+            f"{self.split}: {counted(len(self), 'image')}, {counted(len(labels), 'box')}{by_class},"
+            f" {self._n_difficult:,} difficult {'kept' if self.use_difficult else 'left out'},"
+            f" {counted(n_empty, 'image')} without boxes, {counted(len(self.problems), 'problem')}"
         )
 
 
@@ -215,7 +215,7 @@ def report_problems(problems: Sequence[Problem], max_lines: int = 5) -> str:
         return "no problems in the annotations"
     kinds = Counter(problem.what.partition(":")[0] for problem in problems)
     counts = ", ".join(f"{kind} × {n:,}" for kind, n in kinds.most_common())
-    lines = [f"{len(problems):,} in {len({problem.path for problem in problems}):,} files: {counts}"]
+    lines = [f"{len(problems):,} in {counted(len({problem.path for problem in problems}), 'file')}: {counts}"]
     lines += [f"  {os.path.basename(problem.path)}: {problem.what}" for problem in problems[:max_lines]]
     if len(problems) > max_lines:
         lines.append(f"  … and {len(problems) - max_lines:,} more")

@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.index_tool import FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 from utils.terminal_tool import say, tell, warn
-from utils.word_tool import few
+from utils.word_tool import counted, few
 
 READERS = {  # --data → its dataset, and the module that has `find_label_names` and `has_split`
     "voc": (voc_dataset.VOCBboxDataset, voc_dataset),
@@ -36,7 +36,8 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
         splits *= len(folders)
     if len(splits) != len(folders):
         raise UserError(
-            f"{split}: {len(splits)} splits for {len(folders)} folders ({data_dir}); name one split, or one for each"
+            f"{split}: {counted(len(splits), 'split')} for {counted(len(folders), 'folder')} ({data_dir}); "
+            "name one split, or one for each"
         )
     parts = [(folder, own) for folder, own in zip(folders, splits, strict=True) if own != "-"]
     counts = Counter((os.path.realpath(folder), own) for folder, own in parts)
@@ -162,6 +163,6 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
         numbers = ", ".join(f"{own_id} {name}" for name, own_id in db.names.category_ids.items())
         tell(f"{path}: its categories are taken as {numbers}; --label-names=a,b,c says others")
     if n_left_out:
-        what = f"detections are of images or classes that {db.split} has not: left out"
-        warn(f"{n_left_out:,} {what}")
+        left_out = f"{counted(n_left_out, 'detection')} {'is' if n_left_out == 1 else 'are'}"
+        warn(f"{left_out} of images or classes that {db.split} has not: left out")
     return db, found.of_first(max_images)

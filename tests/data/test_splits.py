@@ -21,7 +21,7 @@ def test_folders_and_their_splits(tmp_path):
     odd.mkdir()
     assert sources(str(odd), "x") == [(str(odd), "x")]  # a comma in a folder's name
     for folders, splits in (("A,B", "x,y,z"), ("A", "x,y"), ("A,B,C", "x,y")):
-        with pytest.raises(UserError, match=r"^\S+: \d splits for \d folders \(\S+\); name one split, or one for each"):
+        with pytest.raises(UserError, match=r"^\S+: \d splits for \d folders? \(\S+\); name one split, or one"):
             sources(folders, splits)
 
 

@@ -77,7 +77,7 @@ def test_no_objects_gives_empty_arrays(one):
     assert (bbox.dtype, label.dtype, difficult.dtype) == (np.float32, np.int32, bool)
     assert ds.label_names == ()
     assert "0 boxes" in ds.summary()
-    assert "1 images without boxes" in ds.summary()
+    assert "1 image without boxes" in ds.summary()
 
 
 def test_callers_own_the_arrays_and_workers_get_a_copy(one):
@@ -327,7 +327,7 @@ def test_summary_is_one_line_of_counts(tmp_path):
     root = make_voc(tmp_path, {"a": annotation(*map(obj, names), obj("b2", 5, 5, 5, 5)), "b": annotation()})
     assert VOCBboxDataset(root).summary() == (
         "trainval: 2 images, 17 boxes (a1 9, b2 3, c3 1, d4 1, e5 1, 2 more classes), 0 difficult left out,"
-        " 1 images without boxes, 1 problems"
+        " 1 image without boxes, 1 problem"
     )
 
 
