@@ -265,10 +265,10 @@ def _picture_paths(data_dir: str, split: str, files: dict[str, list[str]], ids: 
             continue
         with noting(faults):
             paths[image_id] = _picture_path(data_dir, split, files, image_id) if pictures else None
-    if suffixed:  # once: who writes one with it writes all so
+    if suffixed:  # once: who writes one so writes all so
         have = f"and {len(suffixed) - 1:,} more like it have" if len(suffixed) > 1 else "has"
-        write = f"write {os.path.splitext(suffixed[0])[0]!r}"
-        faults.insert(0, f"{_list_path(data_dir, split)}: id {suffixed[0]!r} {have} a suffix; {write}")
+        advice = f"leave it out, as in {os.path.splitext(suffixed[0])[0]!r}"
+        faults.insert(0, f"{_list_path(data_dir, split)}: id {suffixed[0]!r} {have} a suffix; {advice}")
     return paths, faults
 
 

@@ -78,9 +78,11 @@ def test_ids_with_a_suffix_are_one_line(tmp_path):
     files = dict.fromkeys("abc", annotation(obj()))
     root = make_voc(tmp_path, files, all="a.jpg\nb.JPG\nc.jpg\n", one="a\nb.jpg\nz\n")
     path = f"{root}/ImageSets/Main"
-    assert refusal(root, "all") == f"{path}/all.txt: id 'a.jpg' and 2 more like it have a suffix; write 'a'"
+    assert (
+        refusal(root, "all") == f"{path}/all.txt: id 'a.jpg' and 2 more like it have a suffix; leave it out, as in 'a'"
+    )
     db = VOCBboxDataset(root, "one", strict=False)
     assert db.ids == ["a"]
-    assert db.faults[0] == f"{path}/one.txt: id 'b.jpg' has a suffix; write 'b'"
+    assert db.faults[0] == f"{path}/one.txt: id 'b.jpg' has a suffix; leave it out, as in 'b'"
     assert "id 'z' has no picture" in db.faults[1]
     assert len(db.faults) == 2
