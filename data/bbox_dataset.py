@@ -17,6 +17,7 @@ from utils.detections import Names
 from utils.errors import UserError
 from utils.image_tool import image_sizes, read_image
 from utils.json_tool import id_key
+from utils.word_tool import counted, few
 
 
 class Problem(NamedTuple):
@@ -107,6 +108,10 @@ class BboxDataset:
         """What evaluation compares with: of float32 boxes an IoU of 0.5 may become less. Not to be changed."""
         return self._truths[i]
 
+    def splits_there(self) -> list[str]:
+        """The splits that its folder has, or the files that may be some, sorted."""
+        raise NotImplementedError
+
     def path(self, i: int) -> str | None:
         """Where picture i lies; None where the pictures were not looked at."""
         return self._pictures[i].path
@@ -148,13 +153,13 @@ class BboxDataset:
         counts = Counter(self.label_names[label] for label in labels.tolist()).most_common()
         parts = [f"{name} {n:,}" for name, n in counts[:5]]
         if len(counts) > 5:
-            parts.append(f"{len(counts) - 5} more classes")
+            parts.append(counted(len(counts) - 5, "more class"))
         by_class = f" ({', '.join(parts)})" if parts else ""
         n_empty = sum(len(truth.label) == 0 for truth in self._truths)
         return (
-            f"{self.split}: {len(self):,} images, {len(labels):,} boxes{by_class}, {self._n_difficult:,} difficult"
-            f" {'kept' if self.use_difficult else 'left out'}, {n_empty:,} images without boxes,"
-            f" {len(self.problems):,} problems"
+            f"{self.split}: {counted(len(self), 'image')}, {counted(len(labels), 'box')}{by_class},"
+            f" {self._n_difficult:,} difficult {'kept' if self.use_difficult else 'left out'},"
+            f" {counted(n_empty, 'image')} without boxes, {counted(len(self.problems), 'problem')}"
         )
 
 
@@ -174,6 +179,9 @@ class UnionDataset(BboxDataset):
         super().__init__(split, first.use_difficult, first.label_names, ids, pictures, truths, problems, faults)
         self._n_difficult = sum(part._n_difficult for part in parts)
         self._parts = parts
+
+    def splits_there(self) -> list[str]:
+        return sorted({split for part in self._parts for split in part.splits_there()})
 
     @property
     def names(self) -> Names:
@@ -207,7 +215,7 @@ def report_problems(problems: Sequence[Problem], max_lines: int = 5) -> str:
         return "no problems in the annotations"
     kinds = Counter(problem.what.partition(":")[0] for problem in problems)
     counts = ", ".join(f"{kind} × {n:,}" for kind, n in kinds.most_common())
-    lines = [f"{len(problems):,} in {len({problem.path for problem in problems}):,} files: {counts}"]
+    lines = [f"{len(problems):,} in {counted(len({problem.path for problem in problems}), 'file')}: {counts}"]
     lines += [f"  {os.path.basename(problem.path)}: {problem.what}" for problem in problems[:max_lines]]
     if len(problems) > max_lines:
         lines.append(f"  … and {len(problems) - max_lines:,} more")
@@ -236,13 +244,17 @@ def refuse(faults):
 # Classes
 
 
+class CheckpointNames(tuple):
+    """Class names of a checkpoint: who has data of another class can't just name it too."""
+
+
 def check_names(label_names: Sequence[str]) -> tuple[str, ...]:
     """The names without spaces around them. Raises UserError for one that is there twice."""
     names = tuple(str(name).strip() for name in label_names)
     twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
         raise UserError(f"label_names: {', '.join(twice)} given twice; name each class once")
-    return names
+    return CheckpointNames(names) if isinstance(label_names, CheckpointNames) else names
 
 
 def label_of(path: str, name: str, label_names: tuple[str, ...]) -> int:
@@ -251,9 +263,12 @@ def label_of(path: str, name: str, label_names: tuple[str, ...]) -> int:
         return label_names.index(name)
     by_lower = {known.lower(): known for known in label_names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    advice = f"did you mean {by_lower[near[0]]!r}?" if near else "correct it, or name it in --label-names"
-    known = ", ".join(label_names) or "none"
-    raise UserError(f"{path}: class {name!r} is not one of the known classes ({known}); {advice}")
+    known, whose, advice = few(label_names, 10), "known", "correct it, or name it in --label-names"
+    if isinstance(label_names, CheckpointNames):
+        whose, advice = "checkpoint's", "these data have other classes: choose a checkpoint for them, or train one"
+    if near:
+        advice = f"did you mean {by_lower[near[0]]!r}?"
+    raise UserError(f"{path}: class {name!r} is not one of the {whose} classes ({known}); {advice}")
 
 
 # Pictures and boxes

@@ -33,6 +33,7 @@ from utils.errors import UserError
 from utils.index_tool import MANY, FileIndex
 from utils.json_tool import id_key, id_number, is_finite, is_number, read_json
 from utils.progress_tool import progress_bar
+from utils.word_tool import few
 
 # Where the tools that people use put the instances of a split, and its pictures: COCO itself, CVAT, Roboflow, ...
 _JSONS = (
@@ -113,6 +114,9 @@ class COCOBboxDataset(BboxDataset):
     def names(self):
         return self._names
 
+    def splits_there(self) -> list[str]:
+        return _jsons_there(self.data_dir)
+
     def instances(self) -> dict:
         """As the file has them, to the last digit, with boxes that are of no use in training."""
         content = _read(self.json_path)
@@ -160,15 +164,13 @@ def _find_json(data_dir, split):
         path = os.path.join(data_dir, name.format(split=split))
         if os.path.isfile(path):
             return path
-    there = sorted(
-        str(p.relative_to(data_dir)) for pattern in ("*.json", "*/*.json") for p in Path(data_dir).glob(pattern)
-    )
-    looked = os.path.join(data_dir, _JSONS[0].format(split=split))
-    raise UserError(f"{looked}: no such file, nor any other for split {split!r}; JSON files there: {_few(there)}")
+    looked, there = os.path.join(data_dir, _JSONS[0].format(split=split)), _jsons_there(data_dir)
+    raise UserError(f"{looked}: no such file, nor any other for split {split!r}; JSON files there: {few(there)}")
 
 
-def _few(names, n=5):
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "") if names else "none"
+def _jsons_there(data_dir):
+    files = (path for pattern in ("*.json", "*/*.json") for path in Path(data_dir).glob(pattern))
+    return sorted(str(path.relative_to(data_dir)) for path in files)
 
 
 _FIELDS = {

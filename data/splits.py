@@ -6,12 +6,13 @@ from collections import Counter
 from contextlib import nullcontext
 
 from data import coco_dataset, voc_dataset
-from data.bbox_dataset import BboxDataset, UnionDataset, report_problems
+from data.bbox_dataset import BboxDataset, CheckpointNames, UnionDataset, report_problems
 from utils.detections import read_detections
 from utils.errors import UserError
 from utils.index_tool import FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 from utils.terminal_tool import say, tell, warn
+from utils.word_tool import counted, few
 
 READERS = {  # --data → its dataset, and the module that has `find_label_names` and `has_split`
     "voc": (voc_dataset.VOCBboxDataset, voc_dataset),
@@ -35,7 +36,8 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
         splits *= len(folders)
     if len(splits) != len(folders):
         raise UserError(
-            f"{split}: {len(splits)} splits for {len(folders)} folders ({data_dir}); name one split, or one for each"
+            f"{split}: {counted(len(splits), 'split')} for {counted(len(folders), 'folder')} ({data_dir}); "
+            "name one split, or one for each"
         )
     parts = [(folder, own) for folder, own in zip(folders, splits, strict=True) if own != "-"]
     counts = Counter((os.path.realpath(folder), own) for folder, own in parts)
@@ -47,13 +49,25 @@ def sources(data_dir: str, split: str) -> list[tuple[str, str]]:
     return parts
 
 
-def open_split(kind, data_dir, split, label_names=None, use_difficult=False, as_written=None, **reading) -> BboxDataset:
+def open_split(
+    kind,
+    data_dir,
+    split,
+    label_names=None,
+    use_difficult=False,
+    as_written=None,
+    *,
+    of_checkpoint=True,
+    **reading,
+) -> BboxDataset:
     """The dataset of a split, or of a union's.
 
     Args:
         kind: a key of READERS.
         data_dir, split: see `sources`.
         label_names, use_difficult, as_written: see `VOCBboxDataset`; without names those of all parts are taken.
+        of_checkpoint: the names are a checkpoint's, as is told where the data have a class that is not among them;
+            False: the user's, or the data's own.
         reading: `pictures`, `strict` and `index`, see `VOCBboxDataset`; without an index the folder's own is used.
     """
     dataset, _ = READERS[kind]
@@ -62,6 +76,8 @@ def open_split(kind, data_dir, split, label_names=None, use_difficult=False, as_
         reading = reading | {"index": index}
         if label_names is None and len(parts) > 1:
             label_names = find_label_names(kind, data_dir, [split], **reading)
+        elif label_names is not None and of_checkpoint:
+            label_names = CheckpointNames(label_names)
         parts = [dataset(*part, label_names, use_difficult, as_written=as_written, **reading) for part in parts]
     return parts[0] if len(parts) == 1 else UnionDataset(parts)
 
@@ -100,6 +116,7 @@ def training_sets(kind, data_dir, train_split, val_split, label_names=None, know
         reading = {"strict": strict, "index": index}
         names = find_label_names(kind, data_dir, splits, **reading) if label_names is None else label_names
         names = names if known is None else known(names)
+        reading["of_checkpoint"] = known is not None
         if not names and strict:
             raise UserError(f"{data_dir}: no object in the annotations of {' and '.join(splits)}; name the classes")
         train_db = open_split(kind, data_dir, train_split, names, not strict, as_written, **reading)
@@ -122,7 +139,9 @@ def report_both(train_db, val_db, val_split, data_dir):
     """`report` of a training set and of its validation set or None."""
     report(train_db)
     if val_db is None:
-        tell(f"no split {val_split} in {data_dir}: the run goes on without validation, and keeps last.pth alone")
+        there = few(train_db.splits_there())
+        what = f"no split {val_split} in {data_dir} (there: {there})"
+        tell(f"{what}: the run goes on without validation, and keeps last.pth alone")
         return
     report(val_db)
 
@@ -135,7 +154,7 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
         path: see `read_detections`.
         max_images: detections of so many images at most.
     """
-    db = open_split(kind, data_dir, split, label_names, use_difficult=True, pictures=False)
+    db = open_split(kind, data_dir, split, label_names, use_difficult=True, of_checkpoint=False, pictures=False)
     report(db)
     found, n_left_out = read_detections(path, db.names, split)
     if found.by_number and kind == "coco":
@@ -144,6 +163,6 @@ def open_scored(kind, data_dir, split, path, label_names=None, max_images=None):
         numbers = ", ".join(f"{own_id} {name}" for name, own_id in db.names.category_ids.items())
         tell(f"{path}: its categories are taken as {numbers}; --label-names=a,b,c says others")
     if n_left_out:
-        what = f"detections are of images or classes that {db.split} has not: left out"
-        warn(f"{n_left_out:,} {what}")
+        left_out = f"{counted(n_left_out, 'detection')} {'is' if n_left_out == 1 else 'are'}"
+        warn(f"{left_out} of images or classes that {db.split} has not: left out")
     return db, found.of_first(max_images)

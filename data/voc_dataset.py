@@ -4,11 +4,9 @@ Letters: R boxes of one picture, (H, W) its height and width.
 """
 
 import glob
-import math
 import os
 import re
 import unicodedata
-import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,28 +27,22 @@ from data.bbox_dataset import (
     size_problems,
     usable_boxes,
 )
+from data.voc_xml import CORNERS, VOCObject, read_annotation, read_bytes
 from utils.errors import UserError
 from utils.file_tool import text_lines
 from utils.index_tool import MANY, FileIndex
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 from utils.progress_tool import progress_bar
+from utils.word_tool import few
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # in any case; the earlier one wins where two share an id
-_CORNERS = ("ymin", "xmin", "ymax", "xmax")
-_DIFFICULT = {"": False, "0": False, "false": False, "1": True, "true": True}
 _CLASS_COLUMN = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # VOC's lists of one class say `000012 -1`
-
-
-class _Object(NamedTuple):
-    name: str
-    corners: tuple[float, ...]  # (ymin, xmin, ymax, xmax) as the file says them, 1-based and inclusive
-    difficult: bool
 
 
 class _Annotation(NamedTuple):
     path: str
     size: tuple[int, int] | None
-    objects: list[_Object]
+    objects: list[VOCObject]
 
 
 class VOCBboxDataset(BboxDataset):
@@ -117,6 +109,9 @@ class VOCBboxDataset(BboxDataset):
             refuse(faults)
         super().__init__(split, use_difficult, label_names, ids, found, truths, problems, faults)
 
+    def splits_there(self) -> list[str]:
+        return _splits_there(self.data_dir)
+
 
 def find_label_names(
     data_dir: str | os.PathLike,
@@ -168,10 +163,17 @@ def _folder(data_dir: str, *parts: str) -> str:
     folder = os.path.join(data_dir, *parts)
     if os.path.isdir(folder):
         return folder
-    # VOCdevkit given in place of VOCdevkit/VOC2007 is the mistake of most first runs
-    inner = sorted(glob.glob(os.path.join(glob.escape(data_dir), "*", parts[0])))
-    hint = f"; did you mean {os.path.dirname(inner[0])}?" if inner else ""
+    hint = _folder_meant(data_dir, parts[0])
+    hint = f"; did you mean {hint}?" if hint else ""
     raise UserError(f"{folder}: no such folder; give the folder that has Annotations, ImageSets and JPEGImages{hint}")
+
+
+def _folder_meant(data_dir: str, part: str) -> str | None:
+    """The folder that has `part`, near `data_dir`: most first runs name VOCdevkit, or VOC2007/JPEGImages."""
+    inner = glob.glob(os.path.join(glob.escape(data_dir), "*", part))
+    above = [os.path.join(folder, part) for folder in list(Path(data_dir).parents)[:2]]  # ImageSets/Main is two deep
+    found = [*sorted(inner), *filter(os.path.isdir, above)]
+    return os.path.dirname(found[0]) or "." if found else None
 
 
 def _index_files(data_dir: str, pictures: bool) -> dict[str, list[str]]:
@@ -219,28 +221,28 @@ def _read_ids(data_dir: str, split: str, files: dict[str, list[str]]) -> tuple[l
     return list(ids), problems
 
 
+def _splits_there(data_dir: str) -> list[str]:
+    folder = os.path.join(data_dir, "ImageSets", "Main")
+    there = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".txt")) if os.path.isdir(folder) else []
+    # `aeroplane_train` and its sixty sisters would bury the few that are meant
+    return [name for name in there if "_" not in name or name.split("_")[0] not in VOC_BBOX_LABEL_NAMES] or there
+
+
 def _read_list(data_dir: str, split: str) -> str:
-    folder, path = _folder(data_dir, "ImageSets", "Main"), _list_path(data_dir, split)
+    path = _list_path(data_dir, split)
     try:
-        raw = _read_bytes(path)
+        raw = read_bytes(path)
         utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))  # what PowerShell's > writes
         return raw.decode("utf-16" if utf16 else "utf-8-sig")
     except FileNotFoundError:
-        there = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".txt"))
-        # `aeroplane_train` and its sixty sisters would bury the few that are meant
-        whole = [name for name in there if "_" not in name or name.split("_")[0] not in VOC_BBOX_LABEL_NAMES] or there
-        raise UserError(f"{path}: no such list; the splits there are: {', '.join(whole) or 'none'}") from None
+        there, meant = _splits_there(data_dir), os.path.splitext(os.path.basename(split))[0]
+        if not there:
+            what = f"there are no lists (*.txt); write {split}.txt there, an image name a line"
+            raise UserError(f"{os.path.dirname(path)}: {what}") from None
+        hint = f"did you mean {meant!r}?" if meant in there else f"the splits there are: {few(there, 10)}"
+        raise UserError(f"{path}: no such list; {hint}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: the list is not UTF-8 text; save it as UTF-8") from None
-
-
-def _read_bytes(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise  # the callers know what is missing
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its rights") from None
 
 
 def _shared_ids(files: dict[str, list[str]], paths: dict[str, str]) -> list[Problem]:
@@ -256,10 +258,17 @@ def _shared_ids(files: dict[str, list[str]], paths: dict[str, str]) -> list[Prob
 
 def _picture_paths(data_dir: str, split: str, files: dict[str, list[str]], ids: Sequence[str], pictures: bool):
     """id → path, None without `pictures`, of those that are there, and a line for each of the others."""
-    paths, faults = {}, []
+    paths, faults, suffixed = {}, [], []
     for image_id in ids:
+        if pictures and not _files_of(files, image_id) and os.path.splitext(image_id)[0] in files:
+            suffixed.append(image_id)
+            continue
         with noting(faults):
             paths[image_id] = _picture_path(data_dir, split, files, image_id) if pictures else None
+    if suffixed:  # once: who writes one so writes all so
+        have = f"and {len(suffixed) - 1:,} more like it have" if len(suffixed) > 1 else "has"
+        advice = f"leave it out, as in {os.path.splitext(suffixed[0])[0]!r}"
+        faults.insert(0, f"{_list_path(data_dir, split)}: id {suffixed[0]!r} {have} a suffix; {advice}")
     return paths, faults
 
 
@@ -268,10 +277,9 @@ def _picture_path(data_dir: str, split: str, pictures: dict[str, list[str]], ima
     names = _files_of(pictures, image_id)
     if names:
         return os.path.join(folder, names[0])
-    suffixed = os.path.splitext(image_id)[0] in pictures
-    advice = "write the id without its suffix" if suffixed else "add the picture or take the id out of the list"
     there = f"{os.path.join(folder, image_id)} with {', '.join(_SUFFIXES)}"
-    raise UserError(f"{_list_path(data_dir, split)}: id {image_id!r} has no picture ({there}); {advice}")
+    raise UserError(f"{_list_path(data_dir, split)}: id {image_id!r} has no picture ({there}); "
+                    "add the picture or take the id out of the list")  # fmt: skip
 
 
 # Annotations
@@ -287,84 +295,9 @@ def _read_annotations(data_dir: str, ids: Collection[str], index: FileIndex):
         with noting(faults):
             if not names:
                 raise UserError(f"{path}: the annotation is missing; add it or take the id out of the list")
-            size, objects = index.get("voc", path, _read_annotation)
-            annotations[image_id] = _Annotation(path, size and tuple(size), [_Object(*row) for row in objects])
+            size, objects = index.get("voc", path, read_annotation)
+            annotations[image_id] = _Annotation(path, size and tuple(size), [VOCObject(*row) for row in objects])
     return annotations, faults
-
-
-def _read_annotation(path: str) -> tuple:
-    """The size and the objects."""
-    root = _parse_xml(path)
-    if root.tag != "annotation":
-        raise UserError(f"{path}: begins with <{root.tag}>, not <annotation>; this is not a VOC annotation")
-    elements = root.findall("object")
-    objects = [_read_object(path, n, element) for n, element in enumerate(elements, 1)]
-    read = {*elements, *(box for element in elements for box in element.findall("bndbox"))}
-    parts = (part for element in elements for part in element.findall("part"))  # of VOC's people
-    read.update(inner for part in parts for inner in part.iter())
-    n_elsewhere = sum(element.tag.lower() in ("object", "bndbox") for element in root.iter() if element not in read)
-    if n_elsewhere:
-        raise UserError(
-            f"{path}: has objects or boxes that are not in <object> directly in <annotation>; put them there"
-        )
-    return _read_size(path, root), objects
-
-
-def _parse_xml(path: str) -> ET.Element:
-    raw = _read_bytes(path)
-    plain = raw.replace(b"\0", b"")  # finds the marks in UTF-16 too
-    if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
-        # a few nested entities expand to gigabytes; no VOC annotation needs one
-        raise UserError(f"{path}: has a DOCTYPE or ENTITY declaration, which is refused; remove it")
-    try:
-        return ET.fromstring(raw)
-    except ET.ParseError as error:
-        line, column = error.position
-        what = str(error).partition(":")[0]
-        raise UserError(f"{path}: line {line}, column {column + 1}: {what}; mend the XML") from None
-    except (LookupError, ValueError) as error:
-        raise UserError(f"{path}: unknown text encoding ({error}); save the file as UTF-8") from None
-
-
-def _read_object(path: str, n: int, element: ET.Element) -> _Object:
-    name = (_text(f"{path}: object {n}", element, "name") or "").strip()
-    if not name:
-        raise UserError(f"{path}: object {n} has no <name>; name its class or remove it")
-    where = f"{path}: object {n} ({name!r})"
-    box, *more = element.findall("bndbox") or [None]
-    if box is None:
-        raise UserError(f"{where} has no <bndbox>; add its box or remove it")
-    if more:
-        raise UserError(f"{where} has {1 + len(more)} boxes; make it as many objects")
-    difficult = (_text(where, element, "difficult") or "0").strip().lower()
-    if difficult not in _DIFFICULT:
-        raise UserError(f"{where} has {difficult!r} as <difficult>; must be 0 or 1")
-    return _Object(name, tuple(_number(where, box, corner) for corner in _CORNERS), _DIFFICULT[difficult])
-
-
-def _text(where: str, parent: ET.Element, tag: str) -> str | None:
-    """That of the one child `tag`, or None."""
-    if len(parent.findall(tag)) > 1:
-        raise UserError(f"{where} has <{tag}> more than once; keep one")
-    return parent.findtext(tag)
-
-
-def _number(where: str, parent: ET.Element, tag: str) -> float:
-    text = _text(where, parent, tag)
-    if text is None:
-        raise UserError(f"{where} has no <{tag}>; add it")
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{where} has {text.strip()!r} as <{tag}>, which is not a number; correct it") from None
-
-
-def _read_size(path: str, root: ET.Element) -> tuple[int, int] | None:
-    element = root.find("size")
-    if element is None or not all((element.findtext(tag) or "").strip() for tag in ("height", "width")):
-        return None
-    height, width = (_number(f"{path}: <size>", element, tag) for tag in ("height", "width"))
-    return (int(height), int(width)) if 1 <= height < math.inf and 1 <= width < math.inf else None
 
 
 def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names: tuple[str, ...], as_written: bool):
@@ -380,6 +313,6 @@ def _to_truth(annotation: _Annotation, size: tuple[int, int] | None, label_names
     return GroundTruth(bbox, label, difficult).rows(usable), size_problems(path, annotated_size, size) + own
 
 
-def _describe(obj: _Object) -> str:
-    corners = ", ".join(f"{tag} {value:g}" for tag, value in zip(_CORNERS, obj.corners, strict=True))
+def _describe(obj: VOCObject) -> str:
+    corners = ", ".join(f"{tag} {value:g}" for tag, value in zip(CORNERS, obj.corners, strict=True))
     return f"{obj.name} ({corners})"

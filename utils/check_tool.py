@@ -5,21 +5,45 @@ Letters: R boxes, L classes.
 
 import re
 from collections import Counter, defaultdict
+from functools import cache
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from utils.bbox_tools import resize_bbox
+from utils.bbox_tools import pixel_edges, resize_bbox
 from utils.errors import UserError
 from utils.image_tool import resized_size
 from utils.terminal_tool import say
+from utils.word_tool import counted, few
 
 _CHUNK = 50_000  # boxes that are compared with their anchors at a time
 COVERED = (0.5, 0.7)  # IoU: what a detection is judged by in VOC, and what makes any anchor a positive one
 
 
+_COLUMNS_MEAN = (
+    "√area: the side of a square as large as a box, the least · median · largest, in pixels of the pictures; "
+    "IoU: the share of the boxes to learn that some anchor meets so well"
+)
+LARGER, SMALLER, SHAPE, PLACE = range(4)  # why no anchor meets a box
+_ADVICE = (
+    "they are larger than the anchors; a smaller --min-size or larger --anchor-scales may help",
+    "they are smaller than the anchors; a larger --min-size or smaller --anchor-scales may help",
+    "no anchor has their shape; other --anchor-ratios, or --anchor-scales in between, may help",
+    "the anchors of their shape stand elsewhere; a larger --allowed-border or --min-size may help",
+)
+
+
+class BestAnchors(NamedTuple):
+    """What the anchors make of R boxes, at the size that they have in training."""
+
+    iou: np.ndarray  # (R,) float64, 0..1: with the anchor that covers it best
+    why: np.ndarray  # (R,) int64: LARGER … PLACE, of a box that none meets
+
+
 def best_anchor_ious(model, db):
-    """(R,) float64: the IoU of each box of `db` that is not difficult with the anchor that covers it best.
+    """`BestAnchors` of the boxes of `db` that are not difficult.
 
     Boxes are compared in the prepared pictures, with the anchors that take part in training (see
     `RegionProposalNetwork.best_iou`); a picture that is drawn at another size each time, at `model.min_size`.
@@ -32,14 +56,28 @@ def best_anchor_ious(model, db):
         bboxes.append(resize_bbox(bbox[~difficult], db.size(i), size))
         sizes += [size] * len(bboxes[-1])
     bbox = torch.from_numpy(np.concatenate(bboxes))
-    starts = range(0, len(bbox), _CHUNK)
-    best = [model.rpn.best_iou(bbox[k : k + _CHUNK], sizes[k : k + _CHUNK], model.allowed_border) for k in starts]
-    return torch.cat([torch.zeros(0, dtype=torch.float64), *best]).numpy()
+    base = pixel_edges(model.rpn.make_anchor_base().flatten(0, 1), model.rpn.convention.plus_one)
+    anchor = (base[:, 2:] - base[:, :2]).numpy()
+    iou, why = [np.empty(0)], [np.empty(0, np.int64)]
+    for k in range(0, len(bbox), _CHUNK):
+        part = bbox[k : k + _CHUNK]
+        iou.append(model.rpn.best_iou(part, sizes[k : k + _CHUNK], model.allowed_border).numpy())
+        why.append(_why_unmet((part[:, 2:] - part[:, :2]).numpy(), anchor))
+    return BestAnchors(np.concatenate(iou), np.concatenate(why))
+
+
+def _why_unmet(box, anchor):
+    """(R,) LARGER … PLACE: what keeps anchors of the sides `anchor` (A, 2) from boxes of the sides `box` (R, 2)."""
+    inter = np.minimum(box[:, None], anchor).prod(axis=-1)  # as if each anchor stood on each box
+    area, anchor_area = box.prod(axis=1), anchor.prod(axis=1)
+    iou = (inter / (area[:, None] + anchor_area - inter)).max(axis=1)
+    kinds = [area > anchor_area.max(), area < anchor_area.min(), iou < COVERED[0]]
+    return np.select(kinds, [LARGER, SMALLER, SHAPE], PLACE)
 
 
 def anchor_line(best):
     """One line: which share of the boxes some anchor covers. `best` is what `best_anchor_ious` gives."""
-    shares = " and ".join(f"{_percent(best >= iou)} of the boxes at IoU {iou}" for iou in COVERED)
+    shares = " and ".join(f"{_percent(best.iou >= iou)} of the boxes at IoU {iou}" for iou in COVERED)
     return f"anchors: some anchor covers {shares}"
 
 
@@ -52,7 +90,7 @@ def data_table(db, best):
     """
     label, difficult, image, bbox = _columns(db)
     iou = np.full(len(label), np.nan)
-    iou[~difficult] = best
+    iou[~difficult] = best.iou
     side = np.sqrt((bbox[:, 2:] - bbox[:, :2]).prod(axis=1))
     header = ("class", "images", "boxes", "difficult", "√area px", *(f"IoU ≥ {iou}" for iou in COVERED))
     rows = [header]
@@ -62,7 +100,7 @@ def data_table(db, best):
         counts = (len(np.unique(image[mask])), mask.sum(), difficult[mask].sum())
         learned = iou[mask & ~difficult]
         rows.append((name, *(f"{n:,}" for n in counts), shown, *(_percent(learned >= least) for least in COVERED)))
-    lines = [f"{db.split}: {len(db):,} images, {_sizes(db)}; {_empty(db):,} without a box"]
+    lines = [f"{db.split}: {counted(len(db), 'image')}, {_sizes(db)}; {_empty(db):,} without a box"]
     return "\n".join(lines + _aligned(rows))
 
 
@@ -78,17 +116,22 @@ def notices(train_db, val_db, best):
     lines, alike = [], defaultdict(list)
     for name in train_db.label_names:
         alike[re.sub(r"(?<=.)[\s_-](?=.)", "", name.casefold())].append(name)  # 'c++' and 'c#' are not alike
-    lines += [f"classes with nearly the same name: {', '.join(names)}" for names in alike.values() if len(names) > 1]
+    lines += [f"classes with nearly the same name: {few(names)}" for names in alike.values() if len(names) > 1]
+    counts = np.bincount(np.concatenate([label for label, *_ in columns]), minlength=len(train_db.label_names))
+    lines += slips(dict(zip(train_db.label_names, counts.tolist(), strict=True)))
     if val_db is not None:
         in_train, in_val = (set(label.tolist()) for label, *_ in columns)
-        only = [name for k, name in enumerate(val_db.label_names) if k in in_val - in_train]
-        lines += (
-            [f"classes without a box in {train_db.split}, but in {val_db.split}: {', '.join(only)}"] if only else []
-        )
+        for (own, those), (other, others), loss in (
+            ((train_db.split, in_train), (val_db.split, in_val), "nothing is learned of them"),
+            ((val_db.split, in_val), (train_db.split, in_train), "they have no AP"),
+        ):
+            only = [name for k, name in enumerate(train_db.label_names) if k in others - those]
+            lines += [f"classes with boxes in {other}, but none in {own}, so that {loss}: {few(only)}"] if only else []
         both = {train_db.path(i) for i in range(len(train_db))} & {val_db.path(i) for i in range(len(val_db))}
         if both:
             splits = f"{train_db.split} and {val_db.split}"
-            lines.append(f"{len(both):,} images are in both {splits}: the mAP is flattered; choose others")
+            images = f"{counted(len(both), 'image')} {'is' if len(both) == 1 else 'are'}"
+            lines.append(f"{images} in both {splits}: the mAP is flattered; choose others")
     twice = [path for db, own in zip(sets, columns, strict=True) for path in _with_a_box_twice(db, own)]
     lines += _by_example("the same box of the same class twice", twice)
     lying = [db.path(i) for db in sets for i in range(len(db)) if not db.upright(i)]
@@ -97,6 +140,50 @@ def notices(train_db, val_db, best):
     if len(bbox) and bbox.max() <= 1:
         lines.append("no box is larger than a pixel: are they shares of the picture's sides? they must be pixels")
     return lines + _anchor_notices(train_db.label_names, label[~difficult], best)
+
+
+def slips(counts):
+    """A line for each class that may be another's name misspelt; `counts` is name → boxes.
+
+    Careful, since most names that are near each other are meant. The one is rare beside the other, and they differ in
+    one word: of five letters or more, by one letter that is wrong, missing, moved or too many; of seven or more, by
+    two. So 'class1' and 'class2', 'glove_l' and 'glove_r', 'chair' and 'hair' are two classes, and so are 'masked' and
+    'unmasked', which differ in their beginning alone.
+    """
+    words = {name: re.findall(r"[^\W\d_]+|\d+", name.casefold()) for name in counts}
+    lines = []
+    for rare, n in counts.items():
+        near = [
+            name
+            for name, n_other in counts.items()
+            if 0 < 5 * n <= n_other and (n <= 2 or 20 * n < n_other) and _differ_by_a_slip(words[rare], words[name])
+        ]
+        if near:
+            name = max(near, key=counts.get)
+            lines.append(
+                f"{rare!r} ({counted(n, 'box')}) looks like {name!r} ({counted(counts[name], 'box')}): a slip?"
+            )
+    return lines
+
+
+def _differ_by_a_slip(words, others):
+    if len(words) != len(others):
+        return False
+    differing = [pair for pair in zip(words, others, strict=True) if pair[0] != pair[1]]
+    if len(differing) != 1:
+        return False
+    short, long = sorted(*differing, key=len)
+    n_letters = 1 if len(short) < 7 else 2
+    if len(short) < 5 or len(long) - len(short) > n_letters or long.endswith(short):
+        return False
+    return not _shortened(short, n_letters).isdisjoint(_shortened(long, n_letters))
+
+
+@cache
+def _shortened(word, n_letters):
+    """What is left of the word without up to `n_letters` of its letters."""
+    kept = (combinations(word, len(word) - n) for n in range(n_letters + 1))
+    return {"".join(letters) for some in kept for letters in some}
 
 
 def say_what_is_there(model, train_db, val_db):
@@ -112,32 +199,48 @@ def say_what_is_there(model, train_db, val_db):
     best = [best_anchor_ious(model, db) for db in sets] if model else []
     for db, own in zip(sets, best, strict=False):
         say(f"{data_table(db, own)}\n")
-    for line in notices(train_db, val_db, best[0]) if model else ():
+    if model:
+        say(f"{_COLUMNS_MEAN}\n")
+    lines = [] if val_db is not None else [_no_validation(train_db)]
+    lines += notices(train_db, val_db, best[0]) if model else []
+    for line in lines:
         say(f"notice: {line}")
     problems = dict.fromkeys(line for db in sets for line in problem_lines(db))  # once, if the sets share a picture
     for line in problems:
         say(line)
     if problems:
-        raise UserError(f"{len(problems):,} problems, named above: training would leave these out, or stop at them")
+        what = "named above: training would leave these out, or stop at them"
+        raise UserError(f"{counted(len(problems), 'problem')}, {what}")
     if not model:
         raise UserError(f"no object in the annotations of {' and '.join(db.split for db in sets)}; name the classes")
     if not train_db.n_learned:
         raise UserError(f"{train_db.split} has no box to learn from, only difficult ones at most; add some")
-    say("no problems: training reads all of it as it stands")
+    if lines:
+        say(f"no problems in the files, which training reads as they stand; {counted(len(lines), 'notice')} above")
+    else:
+        say("no problems: training reads all of it as it stands")
+
+
+def _no_validation(train_db):
+    there = few(train_db.splits_there())
+    return f"no list to validate on: no mAP and no best.pth; name one with --val-split (there: {there})"
 
 
 def _anchor_notices(label_names, label, best):
-    """A line on classes most of whose boxes, of which `best` is, no anchor covers."""
-    low = [name for k, name in enumerate(label_names) if (label == k).any() and
-           (best[label == k] >= COVERED[0]).mean() < 0.5]  # fmt: skip
-    advice = "other --anchor-scales or --anchor-ratios, or a larger --min-size, may find them"
-    return [f"no anchor covers half of the boxes of {', '.join(low)} at IoU {COVERED[0]}: {advice}"] if low else []
+    """Lines on classes most of whose boxes, of which `best` is, no anchor meets: one for each reason."""
+    unmet = best.iou < COVERED[0]
+    classes = defaultdict(list)
+    for k, name in enumerate(label_names):
+        if (label == k).any() and unmet[label == k].mean() > 0.5:
+            classes[np.bincount(best.why[(label == k) & unmet]).argmax()].append(name)
+    what = f"meet an anchor at IoU {COVERED[0]}"
+    return [f"fewer than half of the boxes of {few(classes[why])} {what}: {_ADVICE[why]}" for why in sorted(classes)]
 
 
 def _by_example(what, paths):
     """A line on pictures, if there are any, that names the first."""
     first, *others = dict.fromkeys(paths) or [None]
-    more = f" and {len(others):,} more pictures" if others else ""
+    more = f" and {counted(len(others), 'more picture')}" if others else ""
     return [f"{what}: {first}{more}"] if first else []
 
 

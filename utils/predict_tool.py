@@ -22,12 +22,15 @@ from utils.progress_tool import progress_bar
 from utils.terminal_tool import say
 from utils.video_tool import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_video
 from utils.voc_tool import SPLIT, VOCWriter, voc_id
+from utils.word_tool import counted, few
 
 WRITTEN = {
     "pictures": "drawn pictures",
     "json": "detections.json",
     "voc": f"VOC annotations (the split {SPLIT})",
 }
+# the commonest in front, for a message
+_KNOWN = tuple(dict.fromkeys([".jpg", ".png", ".mp4", *sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES)]))
 
 
 def find_images(pattern):
@@ -39,16 +42,22 @@ def find_images(pattern):
     path = Path(pattern)
     if os.path.isfile(path):  # pathlib's raise where a name is longer than one may be
         return [path]
+    advice = "check the path"
     if os.path.isdir(path):
-        known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        found = [p for p in path.iterdir() if p.is_file() and p.suffix.lower() in known]
-        what = f"no pictures or videos ({', '.join(sorted(known))}) in this folder"
+        found = _readable(path.iterdir())
+        what = f"no pictures or videos ({few(_KNOWN, 3)}) in this folder"
+        if below := () if found else sorted(_readable(path.glob("*/*"))):
+            advice = f"did you mean {below[0].parent}?"
     else:
         found = [p for p in map(Path, glob.glob(str(pattern), recursive=True)) if p.is_file()]
         what = "no such file or folder, and nothing matches it as a pattern"
     if not found:
-        raise UserError(f"--image={pattern}: {what}; check the path")
+        raise UserError(f"--image={pattern}: {what}; {advice}")
     return sorted(found)
+
+
+def _readable(paths):
+    return [p for p in paths if p.suffix.lower() in _KNOWN and p.is_file()]
 
 
 def detection_record(path, size, bbox, label, score, label_names):
@@ -136,12 +145,12 @@ def predict_files(model, paths, out_dir, n_together=1, save=("pictures", "json")
 
 def summary(records, save, out_dir):
     """One line: how much was found in how much, and where it was written."""
-    n_boxes = sum(len(record["detections"]) for record in records)
+    objects = counted(sum(len(record["detections"]) for record in records), "object")
     n_frames = sum("frame" in record for record in records)
-    counts = [f"{n} {what}" for n, what in ((len(records) - n_frames, "pictures"), (n_frames, "frames")) if n]
+    counts = [counted(n, what) for n, what in ((len(records) - n_frames, "picture"), (n_frames, "frame")) if n]
     *first, last = (what for name, what in WRITTEN.items() if name in save)
     written = f"{', '.join(first)} and {last}" if first else last
-    return f"{n_boxes} objects in {' and '.join(counts)}; in {out_dir}: {written}"
+    return f"{objects} in {' and '.join(counts)}; in {out_dir}: {written}"
 
 
 class _Shot(NamedTuple):

@@ -31,7 +31,8 @@ class Scores(NamedTuple):
             self.voc.table(),
             "COCO's rules:\n" + self.coco.table(),
             "thresholds where F1 is best:\n" + self.curves.table(),
-            "errors, and what the mAP (area) would gain without each kind alone:\n" + self.errors.table(),
+            "errors of all detections that were kept, whatever their score, and what the mAP (area) would gain without "
+            "each kind alone:\n" + self.errors.table(),
             f"confusions of detections above {self.confusion.score_thresh:.3g}, where F1 is best (background: to the "
             "right what was missed, below what is false):\n" + self.confusion.table(),
         ]

@@ -61,5 +61,5 @@ def test_a_union_is_its_parts_one_after_the_other(tmp_path):
     assert both.problems == two.problems
     assert len(both.problems) == 1
     assert both.summary() == (
-        "trainval + trainval: 4 images, 2 boxes (cat 2), 1 difficult left out, 2 images without boxes, 1 problems"
+        "trainval + trainval: 4 images, 2 boxes (cat 2), 1 difficult left out, 2 images without boxes, 1 problem"
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.splits import find_label_names, open_split, report_both, sources, training_sets
+from data.splits import find_label_names, open_scored, open_split, report_both, sources, training_sets
 from tests.coco_folder import box, content, make_coco
 from tests.voc_folder import annotation, make_voc, obj
 from utils.errors import UserError
@@ -21,7 +21,7 @@ def test_folders_and_their_splits(tmp_path):
     odd.mkdir()
     assert sources(str(odd), "x") == [(str(odd), "x")]  # a comma in a folder's name
     for folders, splits in (("A,B", "x,y,z"), ("A", "x,y"), ("A,B,C", "x,y")):
-        with pytest.raises(UserError, match=r"^\S+: \d splits for \d folders \(\S+\); name one split, or one for each"):
+        with pytest.raises(UserError, match=r"^\S+: \d splits for \d folders? \(\S+\); name one split, or one"):
             sources(folders, splits)
 
 
@@ -76,6 +76,44 @@ def test_without_a_validation_set(tmp_path, capsys):
     sets = training_sets("voc", folder, "trainval", "val")
     assert sets[1] is None
     report_both(*sets, "val", folder)
-    assert "goes on without validation" in capsys.readouterr().out
+    assert "no split val in" in (line := capsys.readouterr().out)
+    assert "(there: trainval): the run goes on without validation, and keeps last.pth alone" in line
     with pytest.raises(UserError, match=r"val\.txt: no such list"):
         training_sets("voc", folder, "trainval", "val", needs_val=True)
+
+
+def test_splits_that_are_there(tmp_path):
+    voc = {name: str(make_voc(tmp_path / name, {"a": annotation(obj())}, test="a")) for name in "AB"}
+    (tmp_path / "B/ImageSets/Main/test.txt").unlink()
+    (tmp_path / "B/ImageSets/Main/cat_trainval.txt").write_text("a 1")
+    assert open_split("voc", voc["A"], "trainval").splits_there() == ["test", "trainval"]
+    assert open_split("voc", voc["B"], "trainval").splits_there() == ["trainval"]
+    assert open_split("voc", ",".join(voc.values()), "trainval").splits_there() == ["test", "trainval"]
+    make_coco(tmp_path / "C", content(box()))
+    assert open_split("coco", str(tmp_path / "C"), "val").splits_there() == ["annotations/instances_val.json"]
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_a_class_that_is_not_known_and_to_whom(tmp_path, kind):
+    """The user can name another class, a checkpoint can't."""
+    if kind == "voc":
+        make_voc(tmp_path, {"a": annotation(obj("owl"))}, val="a")
+    else:
+        make_coco(tmp_path, content(box(category_id=90)))
+    checkpoints = (
+        r"class 'owl' is not one of the checkpoint's classes \(cat, dog\); these data have other classes: choose"
+    )
+    users = r"class 'owl' is not one of the known classes \(cat, dog\); correct it, or name it in --label-names"
+    folder, names = str(tmp_path), ("cat", "dog")
+    with pytest.raises(UserError, match=checkpoints):
+        open_split(kind, folder, "val", names)
+    with pytest.raises(UserError, match=users):
+        open_split(kind, folder, "val", names, of_checkpoint=False)
+    with pytest.raises(UserError, match=users):
+        training_sets(kind, folder, "val", "val", names)
+    with pytest.raises(UserError, match=checkpoints):
+        training_sets(kind, folder, "val", "val", None, known=lambda found: names)
+    with pytest.raises(UserError, match=users):
+        open_scored(kind, folder, "val", "none.json", names)
+    with pytest.raises(UserError, match=r"'owl' is not .* checkpoint's classes \(owls\); did you mean 'owls'\?"):
+        open_split(kind, folder, "val", ["owls"])

@@ -65,6 +65,21 @@ def test_nothing_found_is_one_line_that_names_it(tmp_path, what):
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_of_folders_with_pictures(tmp_path):
+    """The data set's folder, where that of its pictures is meant."""
+    for name in ("Annotations/a.xml", "notes/deep/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        find_images(tmp_path)
+    line = f"--image={tmp_path}: no pictures or videos (.jpg, .png, .mp4 and 15 more) in this folder; "
+    assert str(error.value) == line + "check the path"
+    picture(tmp_path / "JPEGImages/a.jpg", 0)
+    with pytest.raises(UserError) as error:
+        find_images(tmp_path)
+    assert str(error.value) == line + f"did you mean {tmp_path}/JPEGImages?"
+
+
 # predict_files
 
 
@@ -245,9 +260,9 @@ def test_annotations_by_hand_are_kept_unless_it_is_allowed(tmp_path):
 def test_the_summary_names_what_was_written():
     records = [{"detections": [1, 2]}, {"detections": [3], "frame": 0}, {"detections": [], "frame": 1}]
     assert summary(records, ("voc", "json"), "out") == (
-        "3 objects in 1 pictures and 2 frames; in out: detections.json and VOC annotations (the split predicted)"
+        "3 objects in 1 picture and 2 frames; in out: detections.json and VOC annotations (the split predicted)"
     )
-    assert summary(records[1:], ("json",), "out") == "1 objects in 2 frames; in out: detections.json"
+    assert summary(records[1:], ("json",), "out") == "1 object in 2 frames; in out: detections.json"
 
 
 # Videos

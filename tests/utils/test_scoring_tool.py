@@ -49,6 +49,7 @@ def test_parts_agree(db):
     text = scores.text()
     for part in ("AP 11-point", "all, one threshold", "COCO's rules:\n", "Cls ", "background"):
         assert part in text
+    assert "errors of all detections that were kept, whatever their score, and what the mAP" in text
 
 
 def test_files(db, tmp_path):
