@@ -221,7 +221,7 @@ def check(*args, **kwargs):
     train_db, val_db, checkpoint = training_data(opt, names_to_go_on, strict=False)
     with nullcontext() if checkpoint else torch.device("meta"):  # without weights: only the anchors are asked for
         model = described_model(opt, train_db.label_names, checkpoint) if train_db.label_names else None
-    say_what_is_there(model, train_db, val_db)
+    say_what_is_there(model, train_db, val_db, opt.val_split)
 
 
 @SetParseFn(str)

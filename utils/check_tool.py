@@ -186,11 +186,12 @@ def _shortened(word, n_letters):
     return {"".join(letters) for some in kept for letters in some}
 
 
-def say_what_is_there(model, train_db, val_db):
+def say_what_is_there(model, train_db, val_db, val_split="val"):
     """Print the tables of both sets, `val_db` may be None, the notices, and each problem with its file.
 
     Args:
         model: whose anchors are looked at; None where there is no class.
+        val_split: the name under which `val_db` was looked for.
 
     Raises:
         UserError: there are problems.
@@ -201,7 +202,7 @@ def say_what_is_there(model, train_db, val_db):
         say(f"{data_table(db, own)}\n")
     if model:
         say(f"{_COLUMNS_MEAN}\n")
-    lines = [] if val_db is not None else [_no_validation(train_db)]
+    lines = [] if val_db is not None else [_no_validation(train_db, val_split)]
     lines += notices(train_db, val_db, best[0]) if model else []
     for line in lines:
         say(f"notice: {line}")
@@ -221,9 +222,9 @@ def say_what_is_there(model, train_db, val_db):
         say("no problems: training reads all of it as it stands")
 
 
-def _no_validation(train_db):
+def _no_validation(train_db, val_split):
     there = few(train_db.splits_there())
-    return f"no list to validate on: no mAP and no best.pth; name one with --val-split (there: {there})"
+    return f"no list {val_split} to validate on: no mAP and no best.pth; name one with --val-split (there: {there})"
 
 
 def _anchor_notices(label_names, label, best):

@@ -7,6 +7,7 @@ from utils.image_tool import resized_size
 from utils.memory_tool import training_memory
 from utils.pace_tool import duration
 from utils.terminal_tool import tell
+from utils.word_tool import counted
 
 MADE = {"best.pth": "the best checkpoint", "last.pth": "the last, to go on from with --resume",
         "events.jsonl": "numbers by step", "pictures": "pictures by step",
@@ -28,17 +29,17 @@ def tell_plan(opt, trainer, train_db, n_steps, per_epoch, run_dir) -> None:
     trained = "all" if n_trained == n_parameter else f"{n_trained:,} of them"
     parts = {"both": "", "rpn": "; the RPN alone", "head": "; the head alone"}[trainer.parts]
     n_boxes = sum(int((~train_db.get_annotation(i)[2]).sum()) for i in range(len(train_db)))
+    n_of_data = len(train_db), n_boxes, len(train_db.label_names)
     precision = str(trainer.amp).removeprefix("torch.") if trainer.amp else "float32"
     memory = training_memory(model, largest_size(model, train_db, opt.train_sizes), opt.batch_size, trainer.amp,
                              opt.use_adam)  # fmt: skip
-    images = "1 image" if opt.batch_size == 1 else f"{opt.batch_size} images"
-    epochs = "1 epoch" if opt.epoch == 1 else f"{opt.epoch} epochs"
+    epochs = counted(opt.epoch, "epoch")
     stops = f" (stops in epoch {-(-n_steps // per_epoch)})" if n_steps < opt.epoch * per_epoch else ""
     rows = {
         "model": f"{type(model).__name__} on {model.device} in {precision}",
         "parameters": f"{n_parameter:,}, {trained} trained{parts}",
-        "data": f"{len(train_db):,} images, {n_boxes:,} boxes, {len(train_db.label_names)} classes",
-        "steps": f"{n_steps:,} steps of {images}: {epochs} of {per_epoch:,}{stops}",
+        "data": ", ".join(counted(*pair) for pair in zip(n_of_data, ("image", "box", "class"), strict=True)),
+        "steps": f"{counted(n_steps, 'step')} of {counted(opt.batch_size, 'image')}: {epochs} of {per_epoch:,}{stops}",
         "rate": schedule_line(opt, trainer),
         "memory": f"{memory.text()} beside the program",
         "run": str(run_dir),

@@ -187,7 +187,7 @@ def test_boxes_that_are_shares_of_the_sides(tmp_path, model):
 def test_no_list_to_validate_on(tmp_path, capsys, model):
     db = voc(tmp_path, a=annotation(obj()))
     say_what_is_there(model, db, None)
-    line = "notice: no list to validate on: no mAP and no best.pth; name one with --val-split (there: trainval)"
+    line = "notice: no list val to validate on: no mAP and no best.pth; name one with --val-split (there: trainval)"
     assert line in capsys.readouterr().out.splitlines()
     say_what_is_there(model, db, db)
     assert "to validate on" not in capsys.readouterr().out
