@@ -5,6 +5,8 @@ Each function gives plotly's (data, layout) for a window's name and content, or 
 
 import base64
 import html
+import unicodedata
+from collections import Counter
 
 import numpy as np
 
@@ -15,6 +17,7 @@ PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e
 SMOOTHED = " (smoothed)"
 BEST = " (best)"
 MEMORY = 0.9  # of the moving average: a point counts a tenth, some twenty before it count
+SHORT = 20  # letters of a class's name: plotly takes the room of a longer one from the plot
 MAX_TEXTED = 12  # classes of a matrix whose cells have room for a number
 # The newest line stays in view: a reversed column starts at its end; visdom's text window does not scroll by itself.
 LOG_STYLE = (
@@ -43,21 +46,24 @@ def chart(win, content, whole):
     longest = max(len(y) for _, y, _ in curves.values())
     mode = "lines+markers" if longest <= MARKED_POINTS else "lines"
     traces = []
-    for k, (name, (x, y, sent)) in enumerate(curves.items()):
+    names = _different([name or win for name in curves])
+    for k, (name, line, (x, y, sent)) in enumerate(zip(names, curves, curves.values(), strict=True)):
         color = PALETTE[k % len(PALETTE)]
-        look = {"type": "scatter", "mode": mode, "marker": {"size": 5}, "legendgroup": name or win}
+        look = {"type": "scatter", "mode": mode, "marker": {"size": 5}, "legendgroup": name}
         if style.smooth:
-            smooth = {**look, "mode": "lines", "name": (name or win) + SMOOTHED, "line": {"color": color, "width": 2.5}}
-            smooth |= {"x": x[sent:], "y": moving_average(y)[sent:], "showlegend": bool(name)}
+            smooth = {**look, "mode": "lines", "name": name + SMOOTHED, "line": {"color": color, "width": 2.5}}
+            smooth |= {"x": x[sent:], "y": moving_average(y)[sent:], "showlegend": bool(line)}
             look |= {"line": {"color": color, "width": 1}, "opacity": 0.35, "showlegend": False}
         else:
             smooth = None
             look |= {"line": {"color": color, "width": 2}}
-        traces.append({**look, "name": name or win, "x": x[sent:], "y": y[sent:]})
+        traces.append({**look, "name": name, "x": x[sent:], "y": y[sent:]})
         if smooth:
             traces.append(smooth)
     if style.best:
-        traces += filter(None, (_best(k, name or win, *xy) for k, (name, (*xy, _)) in enumerate(curves.items())))
+        traces += filter(
+            None, (_best(k, name, x, y) for k, (name, (x, y, _)) in enumerate(zip(names, curves.values(), strict=True)))
+        )
     yaxis = {"title": style.ylabel, "automargin": True}
     if style.from_zero:
         yaxis["rangemode"] = "tozero"
@@ -134,6 +140,7 @@ def bars(win, content):
     names, values = content
     numbers = ["" if value is None else f"{value:.2f}" for value in values]
     trace = {"type": "bar", "x": _axis_names(names, len(names)), "y": values, "text": numbers, "textposition": "auto"}
+    trace |= {"hovertext": [*map(plain, names)], "hovertemplate": "%{hovertext}: %{y:.4f}<extra></extra>"}
     trace["marker"] = {"color": PALETTE[0]}
     xaxis = {"type": "category", "tickangle": -45 if len(names) > 4 else 0, "automargin": True}
     return [trace], _layout(win, xaxis=xaxis, yaxis={"range": [0, 1], "title": "AP (11-point)"})
@@ -146,9 +153,11 @@ def curves(win, content):
     """
     names, xs, ys = content
     look = {"type": "scatter", "mode": "lines", "line": {"shape": "hv"}}
+    look["hovertemplate"] = "%{text}<br>precision %{y:.3f}, recall %{x:.3f}<extra></extra>"
+    short = [" ".join(shortened(part, SHORT) for part in name.rsplit(" ", 1)) for name in names]
     traces = [
-        {**look, "name": name, "x": [*([0] if len(x) else []), *x], "y": [*y[:1], *y]}
-        for name, x, y in zip(_axis_names(names, len(names)), xs, ys, strict=True)
+        {**look, "name": name, "text": plain(full), "x": [*([0] if len(x) else []), *x], "y": [*y[:1], *y]}
+        for name, full, x, y in zip(_different(short), names, xs, ys, strict=True)
     ]
     axis = {"range": [0, 1.02]}
     legend = _legend((0, 0)) | {"title": {"text": "AP (area)", "font": {"size": 10}}}
@@ -163,12 +172,41 @@ def _legend(corner):
 
 def _layout(win, legend=None, **axes):
     # The page's tool bar lies over the upper margin: the title stands at its lower edge.
-    title = {"text": win, "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "font": {"size": 15}}
+    title = {"text": plain(win), "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "font": {"size": 15}}
     look = {"title": title, "margin": MARGIN, "hovermode": "closest", "showlegend": legend is not None}
     return look | ({"legend": legend} if legend else {}) | axes
 
 
 def _axis_names(names, count):
     """`count` different strings: the page would draw two rows of one name in the same place."""
-    names = [names[i] if i < len(names) else str(i) for i in range(count)]
-    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]
+    return _different([shortened(name, SHORT) for name in _named(names, count)])
+
+
+def _named(names, count):
+    return [names[i] if i < len(names) else str(i) for i in range(count)]
+
+
+def _different(names):
+    """The names as plotly shows them; those that are there twice with their number."""
+    names = [one_line(name) for name in names]
+    n = Counter(names)
+    told_apart = [name if n[name] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
+    if len({*told_apart}) < len(names):  # one of them was called so already
+        told_apart = [f"{name} ({i})" for i, name in enumerate(names)]
+    return [plain(name) for name in told_apart]
+
+
+def plain(text) -> str:
+    """`text` for plotly, which takes tags for markup and what is between two dollars for LaTeX."""
+    return html.escape(one_line(text), quote=False).replace("$", "&#36;")
+
+
+def one_line(text) -> str:
+    """`text` without what is no character, or would break a line: such stand as �, line ends as spaces."""
+    text = " ".join(str(text).split())
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") else c for c in text)
+
+
+def shortened(text, most) -> str:
+    text = one_line(text)
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -145,3 +145,37 @@ def test_bars_of_classes_of_one_name_stay_apart():
     ((trace,), _) = panes.bars("class_ap", (["cat", "cat", "dog"], [0.5, None, 0.25]))
     assert trace["x"] == ["cat (0)", "cat (1)", "dog"]
     assert trace["text"] == ["0.50", "", "0.25"]
+
+
+ODD = ["<b>x</b>", "$x^2$", "fish & chips", "a\nb", "3"]
+
+
+def test_names_are_text_to_plotly():
+    shown = ["&lt;b&gt;x&lt;/b&gt;", "&#36;x^2&#36;", "fish &amp; chips", "a b", "3"]
+    ((bars,), _) = panes.bars("class_ap", (ODD, [0.5] * 5))
+    assert bars["x"] == bars["hovertext"] == shown
+    ((matrix,), _) = panes.heatmap("roi_cm", (np.eye(5), ODD))
+    assert matrix["x"] == matrix["y"] == shown
+    curves, _ = panes.curves("pr_curves", ([f"{name} 0.5" for name in ODD], [[0.5]] * 5, [[0.5]] * 5))
+    assert [curve["name"] for curve in curves] == [f"{name} 0.5" for name in shown]
+    traces, layout = chart("<i>a</i>: x", {"<b>$1$</b>": ((0,), (1.0,)), "b": ((0,), (1.0,))})
+    assert [trace["name"] for trace in traces] == ["&lt;b&gt;&#36;1&#36;&lt;/b&gt;", "b"]
+    assert layout["title"]["text"] == "&lt;i&gt;a&lt;/i&gt;: x"
+
+
+def test_long_names_are_short_and_stay_different_and_whole_on_hover():
+    names = ["a" * 80 + end for end in "xy"] + ["dog"]
+    start = "a" * 19 + "…"
+    ((bars,), _) = panes.bars("class_ap", (names, [0.5] * 3))
+    assert bars["x"] == [f"{start} (0)", f"{start} (1)", "dog"]
+    assert bars["hovertext"] == names
+    ((matrix,), _) = panes.heatmap("roi_cm", (np.eye(3), names))
+    assert matrix["x"] == matrix["y"] == bars["x"]
+    curves, _ = panes.curves("pr_curves", ([f"{name} 0.75" for name in names], [[0.5]] * 3, [[0.5]] * 3))
+    assert [curve["name"] for curve in curves] == [f"{start} 0.75 (0)", f"{start} 0.75 (1)", "dog 0.75"]
+    assert [curve["text"] for curve in curves] == [f"{name} 0.75" for name in names]
+
+
+def test_a_class_that_is_called_as_another_ones_number_would_have_it_stays_apart():
+    ((trace,), _) = panes.bars("class_ap", (["cat", "cat", "cat (1)"], [0.5, None, 0.25]))
+    assert len({*trace["x"]}) == 3
