@@ -19,7 +19,7 @@ from tests.dashboard_page import Dashboard, heading_faults, layout_faults
 from tests.running_visdom import free_port, running_server, wait_for
 from utils.dashboard_layout import EACH_RUN, ROWS
 from utils.errors import UserError
-from utils.event_log import read_events
+from utils.event_log import EventLog, read_events
 from utils.vis_tool import Visualizer
 
 pytestmark = pytest.mark.browser
@@ -42,6 +42,13 @@ window.setTimeout = (f, ms, ...more) => wait(() => {
                       () => { f(...more); measured = true })
   else when(() => FIRST == 'windows' || ms != 100 || measured, () => f(...more))
 }, ms)
+"""
+
+# The legend of a window: the names and their lines' colours.
+LEGEND = """
+[...document.querySelectorAll('.window')].filter(w => w.querySelector('.bar > div.pull-right').textContent == 'WIN')
+  .flatMap(w => [...w.querySelectorAll('.legend .traces')]).map(one => [
+    one.querySelector('.legendtext').textContent, getComputedStyle(one.querySelector('.js-line')).stroke])
 """
 
 
@@ -163,6 +170,38 @@ def test_windows_stand_in_their_rows_in_whatever_order_they_came(server, width, 
             behind = [panes[win]["box"][1] for win in ("mine", "yours") if win in panes]
             assert max(panes[win]["box"][3] for win in names if win in panes) < min(behind)
         assert set(panes) > {*names, "mine", "yours", "worst_2", "followed_2"}
+        assert page.problems() == []
+
+
+def test_several_runs_stand_in_one_anothers_rows_and_share_their_curves(home, server):
+    for k, run in enumerate(("left", "right")):
+        with closing(Visualizer(enabled=False, events=EventLog(home / run))) as vis:
+            for name in ("total_loss", "test_map"):
+                vis.plot(name, 1.0 - k / 4, 0)
+                vis.plot(name, 0.5 - k / 4, 1)
+            vis.heatmap("roi_cm", np.eye(3), ["background", "cat", "dog"])
+            vis.bars("class_ap", ["cat", "dog"], [0.5, 0.75])
+            for step in (1, 2):
+                vis.follow("followed_1", np.zeros((3, 60, 160)), f"step {step}")
+                vis.follow("followed_2", np.zeros((3, 60, 160)), f"step {step}")
+            vis.text("words", "mine")
+    words = ("dashboard", "--run=left,right", f"--port={server}", "--visdom=on")
+    subprocess.run([sys.executable, ROOT / "train.py", *words], cwd=home, check=True, timeout=300)
+    with open_page(f"http://127.0.0.1:{server}/env/left_vs_right", 1280) as page:
+        page.wait_for("document.querySelectorAll('.window').length == 16")  # with four headings
+        dashboard = Dashboard(page, server, "left_vs_right")
+        panes = dashboard.panes_at_rest()
+        page.screenshot(SCREENSHOTS / "two_runs.png")
+        assert layout_faults(panes) + heading_faults(panes) == []
+        for name in ("followed_1", "followed_2", "roi_cm"):  # the next one wraps
+            left, right = (panes[f"{run}: {name}"]["box"] for run in ("left", "right"))
+            assert (left[1], left[2] < right[0]) == (right[1], True), f"{name} of the two runs is not side by side"
+        assert panes["left: mine"]["box"][1] > panes["right: roi_cm"]["box"][3]
+        legend = page.evaluate(LEGEND.replace("WIN", "total_loss"))
+        assert [name for name, _ in legend] == ["left (smoothed)", "right (smoothed)"]
+        assert len({colour for _, colour in legend}) == 2
+        curves = {trace["name"]: trace["y"] for trace in panes["total_loss"]["traces"]}
+        assert (curves["left"], curves["right"]) == ([1.0, 0.5], [0.75, 0.25])
         assert page.problems() == []
 
 

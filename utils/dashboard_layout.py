@@ -65,7 +65,7 @@ EACH_RUN = tuple(win for row in ROWS for win in row.windows if win not in LATE)
 
 
 class Place(NamedTuple):
-    """Where a window stands."""
+    """Where a window stands; of several runs the windows of one name, "RUN: NAME", have the same place."""
 
     order: int  # the smaller the earlier; negative, where the table has the window
     heading: str
@@ -127,7 +127,7 @@ def layout_items(windows: Mapping[str, tuple[int, int]]) -> dict[str, dict]:
 
 
 def in_order(windows: Iterable[str]) -> list[str]:
-    """The windows from the top of the page to its bottom; those that the table lacks as they came."""
+    """The windows from the top of the page to its bottom; those of one place as they came, as the page does it too."""
     return sorted(windows, key=lambda win: place(win).order)
 
 
@@ -142,7 +142,8 @@ def heading_html(heading: str) -> str:
 
 
 def _family(win) -> tuple[str, int]:
-    """worst_3 → (worst_1, 3); the name that the table has, and a number to sort by."""
+    """worst_3 and my run: worst_3 → (worst_1, 3); the name that the table has, and a number to sort by."""
+    win = win.rpartition(": ")[2]
     name, _, number = win.rpartition("_")
     if name and number.isdecimal() and len(number) <= 3:
         return f"{name}_1", int(number)

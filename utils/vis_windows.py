@@ -41,7 +41,7 @@ class Style(NamedTuple):
 
 
 STYLES = {
-    "test_map": Style("mAP (VOC07, 11-point)", "epoch", best=True, from_zero=True),
+    "test_map": Style("mAP (VOC07, 11-point)", "epoch", best=True, from_zero=True, legend=(1, 0)),
     "learning_rate": Style("learning rate", from_zero=True),
     "images_per_second": Style("images / s", from_zero=True),
     "step_time": Style("ms / step", from_zero=True, legend=(1, 0.45)),

@@ -80,6 +80,19 @@ def test_numbered_windows_stand_by_their_number_and_unknown_ones_behind_as_they_
     assert size_of("worst_10", "img") == size_of("worst_1", "img")
 
 
+def test_windows_of_several_runs_stand_beside_each_other_in_their_row():
+    windows = ["b: followed_2", "a: roi_cm", "a: followed_1", "a: mine", "b: roi_cm", "total_loss", "b: followed_1"]
+    windows += ["a: followed_2", "x: y: roi_cm"]
+    assert in_order(windows) == [
+        *("total_loss", "a: followed_1", "b: followed_1", "b: followed_2", "a: followed_2"),
+        *("a: roi_cm", "b: roi_cm", "x: y: roi_cm", "a: mine"),
+    ]
+    assert {place(win).heading for win in windows if win.endswith("roi_cm")} == {place("roi_cm").heading}
+    assert place("a: mine") == place("mine")
+    for kind, n in (("heatmap", 21), ("heatmap", 81), ("text", 0)):
+        assert size_of("a: roi_cm", kind, n) == size_of("roi_cm", kind, n)
+
+
 def test_a_heading_stands_between_the_row_before_and_its_own():
     orders = headings_of([*ALL, "mine"])
     assert len(orders) == len(ROWS) + 1
