@@ -51,6 +51,30 @@ LEGEND = """
     one.querySelector('.legendtext').textContent, getComputedStyle(one.querySelector('.js-line')).stroke])
 """
 
+# Of each window with a slider: the picture's own size and the one it is drawn in, how far its dark part goes down and
+# where the slider begins, and of its two captions whether what one sees there is the caption.
+HISTORIES = """
+[...document.querySelectorAll('.window')].filter(w => w.querySelector('input[type=range]')).map(w => {
+  const img = w.querySelector('img.content-image'), box = img.getBoundingClientRect()
+  const canvas = document.createElement('canvas'), paper = canvas.getContext('2d')
+  canvas.width = img.naturalWidth, canvas.height = img.naturalHeight
+  paper.drawImage(img, 0, 0)
+  const row = y => paper.getImageData(0, y, canvas.width, 1).data
+  const rows = [...Array(canvas.height).keys()].filter(y => row(y).some((value, k) => k % 4 < 3 && value < 128))
+  return {
+    own: [img.naturalWidth, img.naturalHeight],
+    drawn: [box.width, box.height].map(Math.round),
+    dark: Math.max(...rows),
+    free: w.querySelector('.widgets').getBoundingClientRect().top - box.top,
+    captions: [...w.querySelectorAll('.widget, .caption')].filter(c => c.textContent == 'epoch 1').map(c => {
+      c.scrollIntoView({block: 'center'})
+      const place = c.getBoundingClientRect()
+      return document.elementFromPoint(place.left + 5, place.top + place.height / 2) == c
+    }).sort().reverse(),
+  }
+})
+"""
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
@@ -219,7 +243,24 @@ def test_no_window_cuts_off_a_part_of_its_picture(server):
             left, top, right, _ = panes[win]["drawn"]
             assert panes[win]["pictures"] == [width]
             assert panes[win]["box"][0] <= left < right <= panes[win]["box"][2] + 1
-            assert panes[win]["box"][1] <= top < top + height / width * (right - left) <= panes[win]["box"][3] + 1
+            bottom = top + height / width * (right - left - 1)  # the page rounds the width up
+            assert panes[win]["box"][1] <= top < bottom <= panes[win]["box"][3] + 1
+
+
+def test_a_history_shows_its_picture_whole_over_the_slider_and_its_caption_once(server):
+    with closing(Visualizer("histories", server)) as vis:
+        for k, (height, width) in enumerate([(390, 963), (510, 963), (960, 480), (100, 960)], start=1):
+            vis.follow(f"worst_{k}", np.zeros((3, height, width)), "epoch 1")
+        assert vis.flush(60)
+    with open_page(f"http://127.0.0.1:{server}/env/histories") as page:
+        page.wait_for("[...document.querySelectorAll('img.content-image')].filter(i => i.naturalWidth).length == 4")
+        Dashboard(page, server, "histories").panes_at_rest()
+        page.screenshot(SCREENSHOTS / "histories.png")
+        for one in page.evaluate(HISTORIES):
+            assert one["drawn"] == one["own"]  # no pixel is left out or doubled
+            assert one["dark"] <= one["free"]
+            assert one["captions"] == [True, False]  # below the picture, and behind it
+        assert page.problems() == []
 
 
 def test_a_server_that_dies_comes_back_and_hangs_changes_nothing_and_has_every_point_at_the_end(home):

@@ -30,6 +30,7 @@ class Row(NamedTuple):
     windows: dict[str, tuple[int, int]]
 
 
+PAIR = (614, 321)  # of two pictures beside each other: of 4:3 as wide as the window, with a caption and a slider below
 ROWS = (
     Row(
         "Is it learning?",
@@ -40,7 +41,7 @@ ROWS = (
         dict.fromkeys(("rpn_loc_loss", "rpn_cls_loss", "roi_loc_loss", "roi_cls_loss"), (302, 235)),
     ),
     Row("What does it see?", dict.fromkeys(("gt_img", "pred_img"), (614, 446))),
-    Row("The same pictures, while it learned", {"followed_1": (302, 261)}),
+    Row("The same pictures, while it learned", {"followed_1": PAIR}),
     Row(
         "Where is it wrong?",
         {"roi_cm": (394, 416), "rpn_cm": (240, 416), "class_ap": (302, 416), "pr_curves": (272, 416)},
@@ -49,10 +50,8 @@ ROWS = (
         "How fast is it?",
         dict.fromkeys(("learning_rate", "images_per_second", "step_time", "memory"), (302, 235)),
     ),
-    Row(
-        "What it learns from, and its worst pictures",
-        dict.fromkeys(("rpn_recall", "sample_counts", "worst_1"), (302, 261)),
-    ),
+    Row("What does it learn from?", dict.fromkeys(("rpn_recall", "sample_counts"), (302, 235))),
+    Row("Its worst pictures", {"worst_1": PAIR}),
     Row("Proposals and anchors", dict.fromkeys(("proposals", "anchors"), (614, 446))),
     Row("This run", {"labels": (242, 306), "config": (678, 306)}),
 )

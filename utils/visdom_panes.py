@@ -24,7 +24,7 @@ LOG_STYLE = (
     "font-size:12px;position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
 )
 MARGIN = {"l": 52, "r": 16, "t": 56, "b": 46}  # above: the title, under the page's tool bar
-SLIDER = 46  # pixels, with the caption
+SLIDER = 52  # pixels, with the caption
 LEGEND = {"tracegroupgap": 0, "bgcolor": "rgba(255,255,255,0.6)", "font": {"size": 10}}
 WHITE_TO_BLUE = [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]
 
@@ -84,20 +84,26 @@ def _best(k, name, x, y):
 
 def img(picture, size):
     """A picture for a window of `size` (width, height) pixels."""
-    return ([{"type": "image", "content": _source(picture, None, size, BAR)}],)
+    # The page forgets its title's bar and draws a high picture over its window's lower edge: so that only white is cut
+    # there, such a picture has some rows of it below.
+    width, height = size
+    is_high = picture.height * width > picture.width * (height - BAR)
+    jpeg = picture.jpeg(white_below=-(-picture.height * (BAR + 2) // height) if is_high else 0)
+    return ([{"type": "image", "content": _source(jpeg)}],)
 
 
 def frame(one, size):
     """One of the pictures of a window with a history: (Picture, caption)."""
-    return ([{"type": "image_history", "content": _source(*one, size, BAR + SLIDER)}],)
-
-
-def _source(picture, caption, size, bar):
-    # The page forgets its title's bar (and the slider) and draws a high picture over its window's lower edge: so that
-    # only white is cut there, such a picture has some rows of it below.
+    picture, caption = one
     width, height = size
-    is_high = picture.height * width > picture.width * (height - bar)
-    jpeg = picture.jpeg(white_below=-(-picture.height * (bar + 2) // height) if is_high else 0)
+    # The page draws in a pixel more each way, and forgets the bar; it has the slider over the picture's lower part, and
+    # the caption twice: there, and behind the picture, where one that fills the window hides it. Of a picture of
+    # another size it would leave out pixels, or double them.
+    jpeg = picture.fitted((width + 1, height + 1 + BAR), below=BAR + SLIDER)
+    return ([{"type": "image_history", "content": _source(jpeg, caption)}],)
+
+
+def _source(jpeg, caption=None):
     return {"src": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), "caption": caption}
 
 

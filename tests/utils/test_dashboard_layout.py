@@ -64,7 +64,7 @@ def test_no_two_windows_overlap_and_a_row_lies_below_the_one_before(windows):
             assert heading_id(heading) not in items
 
 
-@pytest.mark.parametrize("row", ROWS[:3] + ROWS[4:6], ids=lambda row: row.heading)
+@pytest.mark.parametrize("row", [row for row in ROWS if len(row.windows) > 1], ids=lambda row: row.heading)
 def test_a_row_is_one_shelf(row):
     items = items_of(ALL)
     assert len({items[win]["y"] for win in row.windows}) == 1
@@ -78,6 +78,13 @@ def test_numbered_windows_stand_by_their_number_and_unknown_ones_behind_as_they_
     expected = ["followed_1", "followed_2", "worst_1", "worst_9", "worst_10", "config", "yours", "mine"]
     assert in_order(windows) == expected
     assert size_of("worst_10", "img") == size_of("worst_1", "img")
+
+
+def test_two_pairs_of_pictures_are_in_a_row():
+    items = items_of([f"{name}_{k}" for name in ("followed", "worst") for k in (1, 2, 3)])
+    for name in ("followed", "worst"):
+        first, second, third = (items[f"{name}_{k}"] for k in (1, 2, 3))
+        assert first["y"] == second["y"] < third["y"]
 
 
 def test_windows_of_several_runs_stand_beside_each_other_in_their_row():

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from utils import visdom_panes as panes
+from utils.dashboard_layout import BAR
 from utils.vis_windows import MARKED_POINTS, Picture, Style, style_of
+from utils.visdom_panes import SLIDER
 
 
 def chart(win, curves, whole=True, style=None):
@@ -108,12 +110,19 @@ def test_every_message_is_json():
         assert data
 
 
-def test_a_picture_is_the_jpeg_with_its_caption():
-    picture = Picture(np.zeros((4, 6, 3), np.uint8))
-    ((message,),) = panes.frame((picture, "step 40"), (120, 160))
+@pytest.mark.parametrize(("height", "drawn"), [(200, (201, 67)), (400, (201, 134)), (1600, (75, 200))])
+def test_a_picture_of_a_history_fills_its_window_and_lies_over_the_slider(height, drawn):
+    """The page would not smooth one that it makes smaller, and show the caption behind a smaller one."""
+    ((message,),) = panes.frame((Picture(np.zeros((height, 600, 3), np.uint8)), "step 40"), (200, 200 + SLIDER - 1))
     assert message["type"] == "image_history"
     assert message["content"]["caption"] == "step 40"
-    assert base64.b64decode(message["content"]["src"].partition(",")[2]) == picture.jpeg()
+    with Image.open(io.BytesIO(base64.b64decode(message["content"]["src"].partition(",")[2]))) as shown:
+        assert shown.size == (201, 200 + SLIDER + BAR)
+        dark = np.asarray(shown).min(axis=2) < 128
+    assert abs(dark.any(axis=0).sum() - drawn[0]) <= 1
+    assert abs(dark.any(axis=1).sum() - drawn[1]) <= 1
+    assert dark[0].any()
+    assert not dark[200:].any()
 
 
 @pytest.mark.parametrize(("size", "rows"), [((60, 100), 0), ((60, 50), 2), ((60, 20), 4)])
