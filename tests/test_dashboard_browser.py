@@ -51,6 +51,8 @@ LEGEND = """
     one.querySelector('.legendtext').textContent, getComputedStyle(one.querySelector('.js-line')).stroke])
 """
 
+LOADED = "[...document.querySelectorAll('img.content-image')].filter(i => i.naturalWidth).length"
+
 # Of each window with a slider: the picture's own size and the one it is drawn in, how far its dark part goes down and
 # where the slider begins, and of its two captions whether what one sees there is the caption.
 HISTORIES = """
@@ -236,7 +238,7 @@ def test_no_window_cuts_off_a_part_of_its_picture(server):
             vis.img(win, np.zeros((3, height, width)))
         assert vis.flush(60)
     with open_page(f"http://127.0.0.1:{server}/env/pictures") as page:
-        page.wait_for(f"document.querySelectorAll('img.content-image').length == {len(shapes)}")
+        page.wait_for(f"{LOADED} == {len(shapes)}")
         panes = Dashboard(page, server, "pictures").panes_at_rest()
         page.screenshot(SCREENSHOTS / "pictures.png")
         for win, (height, width) in shapes.items():
@@ -253,7 +255,7 @@ def test_a_history_shows_its_picture_whole_over_the_slider_and_its_caption_once(
             vis.follow(f"worst_{k}", np.zeros((3, height, width)), "epoch 1")
         assert vis.flush(60)
     with open_page(f"http://127.0.0.1:{server}/env/histories") as page:
-        page.wait_for("[...document.querySelectorAll('img.content-image')].filter(i => i.naturalWidth).length == 4")
+        page.wait_for(f"{LOADED} == 4")
         Dashboard(page, server, "histories").panes_at_rest()
         page.screenshot(SCREENSHOTS / "histories.png")
         for one in page.evaluate(HISTORIES):

@@ -18,6 +18,7 @@ SMOOTHED = " (smoothed)"
 BEST = " (best)"
 MEMORY = 0.9  # of the moving average: a point counts a tenth, some twenty before it count
 SHORT = 20  # letters of a class's name: plotly takes the room of a longer one from the plot
+HEAD_ROOM = 1.25  # of the best value: its number stands above it
 MAX_TEXTED = 12  # classes of a matrix whose cells have room for a number
 # The newest line stays in view: a reversed column starts at its end; visdom's text window does not scroll by itself.
 LOG_STYLE = (
@@ -34,9 +35,9 @@ def moving_average(values):
     average, weight, smooth = 0.0, 0.0, []
     for value in values:
         if value is not None:
-            average = MEMORY * average + (1 - MEMORY) * value
             weight = MEMORY * weight + (1 - MEMORY)
-        smooth.append(None if value is None else average / weight)
+            average += (value - average) * (1 - MEMORY) / weight  # of one value: exactly that, or axes show the rest
+        smooth.append(None if value is None else average)
     return smooth
 
 
@@ -49,9 +50,9 @@ def chart(win, content, whole):
     names = _different([name or win for name in curves])
     for k, (name, line, (x, y, sent)) in enumerate(zip(names, curves, curves.values(), strict=True)):
         color = PALETTE[k % len(PALETTE)]
-        look = {"type": "scatter", "mode": mode, "marker": {"size": 5}, "legendgroup": name}
+        look = {"type": "scatter", "mode": mode, "marker": {"size": 6}, "legendgroup": name}
         if style.smooth:
-            smooth = {**look, "mode": "lines", "name": name + SMOOTHED, "line": {"color": color, "width": 2.5}}
+            smooth = {**look, "name": name + SMOOTHED, "line": {"color": color, "width": 2.5}}
             smooth |= {"x": x[sent:], "y": moving_average(y)[sent:], "showlegend": bool(line)}
             look |= {"line": {"color": color, "width": 1}, "opacity": 0.35, "showlegend": False}
         else:
@@ -60,13 +61,16 @@ def chart(win, content, whole):
         traces.append({**look, "name": name, "x": x[sent:], "y": y[sent:]})
         if smooth:
             traces.append(smooth)
-    if style.best:
-        traces += filter(
-            None, (_best(k, name, x, y) for k, (name, (x, y, _)) in enumerate(zip(names, curves.values(), strict=True)))
-        )
     yaxis = {"title": style.ylabel, "automargin": True}
     if style.from_zero:
         yaxis["rangemode"] = "tozero"
+    if style.best:
+        stars = [_best(k, name, x, y) for k, (name, (x, y, _)) in enumerate(zip(names, curves.values(), strict=True))]
+        stars = [star for star in stars if star]
+        traces += stars
+        highest = max((star["y"][0] for star in stars), default=0)
+        if style.from_zero and highest > 0:  # "autorange", or the page would keep the range that it had before
+            yaxis |= {"range": [0, HEAD_ROOM * highest], "autorange": False}
     legend = _legend(style.legend) if len(curves) > 1 else None
     return traces, _layout(win, legend, xaxis={"title": style.xlabel}, yaxis=yaxis)
 
@@ -79,7 +83,9 @@ def _best(k, name, x, y):
     value, minus_i = max(known)
     marker = {"symbol": "star", "size": 14, "color": PALETTE[k % len(PALETTE)]}
     star = {"type": "scatter", "mode": "markers+text", "marker": marker, "name": name + BEST, "showlegend": False}
-    return {**star, "x": [x[-minus_i]], "y": [value], "text": [f"best {value:.4f}"], "textposition": "bottom left"}
+    best = x[-minus_i]
+    side = "left" if best > (min(x) + max(x)) / 2 else "right"  # the text, too, is cut at the plot's edge
+    return {**star, "x": [best], "y": [value], "text": [f"best {value:.4f}"], "textposition": f"top {side}"}
 
 
 def img(picture, size):

@@ -28,7 +28,8 @@ def test_the_moving_average_is_the_weighted_mean_of_what_came():
     weights = {0: 0.9**2, 1: 0.9, 3: 1.0}  # a gap takes no time
     expected = sum(values[i] * w for i, w in weights.items()) / sum(weights.values())
     smooth = panes.moving_average(values)
-    assert smooth[0] == pytest.approx(3.0)
+    assert smooth[0] == 3.0
+    assert panes.moving_average([0.011125420667231083]) == [0.011125420667231083]
     assert smooth[2] is None
     assert smooth[3] == pytest.approx(expected)
     assert panes.moving_average([5.0] * 7) == pytest.approx([5.0] * 7)
@@ -71,6 +72,8 @@ def test_several_curves_have_colours_and_a_legend():
 def test_few_points_are_marked(n, mode):
     traces, _ = chart("memory", {"": (tuple(range(n)), (1.0,) * n)})
     assert traces[0]["mode"] == mode
+    smoothed, _ = chart("total_loss", {"": (tuple(range(n)), (1.0,) * n)})
+    assert [trace["mode"] for trace in smoothed] == [mode, mode]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,18 @@ def test_the_best_map_is_marked(y, best):
     stars = [trace for trace in traces if trace["name"].endswith("(best)")]
     assert [(star["x"][0], star["y"][0]) for star in stars] == ([best] if best else [])
     assert all(f"{best[1]:.4f}" in star["text"][0] for star in stars)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "place"),
+    [((1,), (0.5,), "top right"), ((1, 2, 3), (0.1, 0.2, 0.5), "top left"), ((1, 2, 3), (0.5, 0.2, 0.1), "top right")],
+)
+def test_the_best_maps_number_stands_above_the_curve_and_inside_the_plot(x, y, place):
+    traces, layout = chart("test_map", {"": (x, y)})
+    assert traces[-1]["textposition"] == place
+    assert layout["yaxis"]["range"] == [0, pytest.approx(0.625)]
+    assert layout["yaxis"]["autorange"] is False
+    assert "range" not in chart("test_map", {"": ((1,), (0.0,))})[1]["yaxis"]
 
 
 def test_a_precision_recall_curve_begins_on_the_axis_so_that_a_single_point_is_seen():
