@@ -55,7 +55,7 @@ ROWS = (
     Row("Proposals and anchors", dict.fromkeys(("proposals", "anchors"), (614, 446))),
     Row("This run", {"labels": (242, 306), "config": (678, 306)}),
 )
-MANY_CLASSES, HUGE_SIDE = 30, 900  # pixels: of a heatmap of more classes
+MANY_CLASSES, HUGE_SIDE = 30, 900  # pixels: of a heatmap of more classes, and the width of their bars
 OTHERS = "More"  # the heading of the windows that the table lacks
 OTHER_SIZES = {"img": (406, 306), "history": (406, 306), "heatmap": (424, 416)}  # by kind
 SIZE = (302, 261)  # of the rest
@@ -91,12 +91,14 @@ def size_of(win: str, kind: str, n_classes: int = 0) -> tuple[int, int]:
 
     Args:
         kind: of the draft: chart, img, text, log, heatmap, ...
-        n_classes: of a heatmap; one of very many classes grows, so that each still has its name.
+        n_classes: of a heatmap or of bars; one of very many classes grows, so that each still has its name.
     """
     name, _ = _family(win)
     width, height = next((row.windows[name] for row in ROWS if name in row.windows), OTHER_SIZES.get(kind, SIZE))
     if kind == "heatmap" and n_classes > MANY_CLASSES:
         width = height = HUGE_SIDE
+    if kind == "bars" and n_classes > MANY_CLASSES:
+        width = HUGE_SIDE
     return width, height
 
 

@@ -18,8 +18,10 @@ SMOOTHED = " (smoothed)"
 BEST = " (best)"
 MEMORY = 0.9  # of the moving average: a point counts a tenth, some twenty before it count
 SHORT = 20  # letters of a class's name: plotly takes the room of a longer one from the plot
+MOST_BARS = 80  # with a name each, of 8 pixels
+MOST_NAMES = 8  # in a legend over curves of recall and precision: more would hide them
 HEAD_ROOM = 1.25  # of the best value: its number stands above it
-MAX_TEXTED = 12  # classes of a matrix whose cells have room for a number
+MAX_TEXTED = 12  # classes of a matrix whose cells have room for a number, and of bars whose names have room to lean
 # The newest line stays in view: a reversed column starts at its end; visdom's text window does not scroll by itself.
 LOG_STYLE = (
     "font-size:12px;position:absolute;inset:0;padding:4px;overflow:auto;display:flex;flex-direction:column-reverse"
@@ -155,6 +157,9 @@ def bars(win, content):
     trace |= {"hovertext": [*map(plain, names)], "hovertemplate": "%{hovertext}: %{y:.4f}<extra></extra>"}
     trace["marker"] = {"color": PALETTE[0]}
     xaxis = {"type": "category", "tickangle": -45 if len(names) > 4 else 0, "automargin": True}
+    if len(names) > MAX_TEXTED:  # of more than MANY_CLASSES in a wider window, see `size_of`
+        xaxis |= {"tickangle": -90, "tickfont": {"size": 10 if len(names) <= 20 else 8}}
+        xaxis |= {"dtick": 1} if len(names) <= MOST_BARS else {}
     return [trace], _layout(win, xaxis=xaxis, yaxis={"range": [0, 1], "title": "AP (11-point)"})
 
 
@@ -173,6 +178,11 @@ def curves(win, content):
     ]
     axis = {"range": [0, 1.02]}
     legend = _legend((0, 0)) | {"title": {"text": "AP (area)", "font": {"size": 10}}}
+    if len(traces) > MOST_NAMES:
+        legend["title"]["text"] += f", {MOST_NAMES} of {len(traces)}"
+        legend["font"] = {"size": 8}
+        for trace in traces[MOST_NAMES:]:  # these have theirs on hover
+            trace["showlegend"] = False
     layout = _layout(win, legend, xaxis=axis | {"title": "recall"}, yaxis=axis | {"title": "precision"})
     return traces or [{"type": "scatter", "x": [], "y": []}], layout
 
@@ -191,11 +201,8 @@ def _layout(win, legend=None, **axes):
 
 def _axis_names(names, count):
     """`count` different strings: the page would draw two rows of one name in the same place."""
-    return _different([shortened(name, SHORT) for name in _named(names, count)])
-
-
-def _named(names, count):
-    return [names[i] if i < len(names) else str(i) for i in range(count)]
+    names = [names[i] if i < len(names) else str(i) for i in range(count)]
+    return _different([shortened(name, SHORT) for name in names])
 
 
 def _different(names):

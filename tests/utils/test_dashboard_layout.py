@@ -119,6 +119,12 @@ def test_a_heatmap_of_very_many_classes_grows():
     assert size_of("roi_cm", "heatmap", 81) > size_of("roi_cm", "heatmap", 21) == size_of("roi_cm", "text")
 
 
+def test_bars_of_very_many_classes_are_wider_and_as_high():
+    width, height = size_of("class_ap", "bars", 20)
+    assert size_of("class_ap", "text") == (width, height)
+    assert size_of("class_ap", "bars", 80) == (900, height)
+
+
 def test_the_server_saves_where_windows_stand_whatever_came_first(server, server_folder, new_visualizer):
     port, _ = server
     vis = new_visualizer(port, env="placed")

@@ -171,6 +171,24 @@ def test_bars_of_classes_of_one_name_stay_apart():
     assert trace["text"] == ["0.50", "", "0.25"]
 
 
+@pytest.mark.parametrize(("n", "wanted"), [(12, (None, None)), (20, (1, 10)), (80, (1, 8)), (400, (None, 8))])
+def test_bars_of_many_classes_have_small_names_and_each_its_own_as_long_as_they_fit(n, wanted):
+    _, layout = panes.bars("class_ap", ([f"class {k}" for k in range(n)], [0.5] * n))
+    xaxis = layout["xaxis"]
+    assert (xaxis.get("dtick"), xaxis.get("tickfont", {}).get("size")) == wanted
+
+
+def test_of_many_curves_the_first_are_named_and_the_others_on_hover():
+    names = [f"class {k} 0.5" for k in range(20)]
+    traces, layout = panes.curves("pr_curves", (names, [[0.5]] * 20, [[0.5]] * 20))
+    assert [trace.get("showlegend", True) for trace in traces] == [True] * 8 + [False] * 12
+    assert [trace["text"] for trace in traces] == names
+    assert "8 of 20" in layout["legend"]["title"]["text"]
+    few, layout = panes.curves("pr_curves", (names[:8], [[0.5]] * 8, [[0.5]] * 8))
+    assert all("showlegend" not in trace for trace in few)
+    assert layout["legend"]["title"]["text"] == "AP (area)"
+
+
 ODD = ["<b>x</b>", "$x^2$", "fish & chips", "a\nb", "3"]
 
 
