@@ -129,7 +129,12 @@ def heatmap(win, content):
     matrix, names = content
     total = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
-    axis = {"type": "category", "dtick": 1, "automargin": True, "tickfont": {"size": 11 if len(matrix) <= 30 else 8}}
+    axis = {
+        "type": "category",
+        "dtick": 1,
+        "automargin": True,
+        "tickfont": {"size": 11 if len(matrix) <= MAX_TEXTED else 8},
+    }
     trace = {
         "type": "heatmap",
         "z": share.tolist(),
