@@ -19,7 +19,7 @@ from tests.dashboard_page import Dashboard, heading_faults, layout_faults
 from tests.running_visdom import free_port, running_server, wait_for
 from utils.dashboard_layout import EACH_RUN, ROWS
 from utils.errors import UserError
-from utils.event_log import read_events
+from utils.event_log import EventLog, read_events
 from utils.vis_tool import Visualizer
 
 pytestmark = pytest.mark.browser
@@ -42,6 +42,39 @@ window.setTimeout = (f, ms, ...more) => wait(() => {
                       () => { f(...more); measured = true })
   else when(() => FIRST == 'windows' || ms != 100 || measured, () => f(...more))
 }, ms)
+"""
+
+# The legend of a window: the names and their lines' colours.
+LEGEND = """
+[...document.querySelectorAll('.window')].filter(w => w.querySelector('.bar > div.pull-right').textContent == 'WIN')
+  .flatMap(w => [...w.querySelectorAll('.legend .traces')]).map(one => [
+    one.querySelector('.legendtext').textContent, getComputedStyle(one.querySelector('.js-line')).stroke])
+"""
+
+LOADED = "[...document.querySelectorAll('img.content-image')].filter(i => i.naturalWidth).length"
+
+# Of each window with a slider: the picture's own size and the one it is drawn in, how far its dark part goes down and
+# where the slider begins, and of its two captions whether what one sees there is the caption.
+HISTORIES = """
+[...document.querySelectorAll('.window')].filter(w => w.querySelector('input[type=range]')).map(w => {
+  const img = w.querySelector('img.content-image'), box = img.getBoundingClientRect()
+  const canvas = document.createElement('canvas'), paper = canvas.getContext('2d')
+  canvas.width = img.naturalWidth, canvas.height = img.naturalHeight
+  paper.drawImage(img, 0, 0)
+  const row = y => paper.getImageData(0, y, canvas.width, 1).data
+  const rows = [...Array(canvas.height).keys()].filter(y => row(y).some((value, k) => k % 4 < 3 && value < 128))
+  return {
+    own: [img.naturalWidth, img.naturalHeight],
+    drawn: [box.width, box.height].map(Math.round),
+    dark: Math.max(...rows),
+    free: w.querySelector('.widgets').getBoundingClientRect().top - box.top,
+    captions: [...w.querySelectorAll('.widget, .caption')].filter(c => c.textContent == 'epoch 1').map(c => {
+      c.scrollIntoView({block: 'center'})
+      const place = c.getBoundingClientRect()
+      return document.elementFromPoint(place.left + 5, place.top + place.height / 2) == c
+    }).sort().reverse(),
+  }
+})
 """
 
 
@@ -166,6 +199,38 @@ def test_windows_stand_in_their_rows_in_whatever_order_they_came(server, width, 
         assert page.problems() == []
 
 
+def test_several_runs_stand_in_one_anothers_rows_and_share_their_curves(home, server):
+    for k, run in enumerate(("left", "right")):
+        with closing(Visualizer(enabled=False, events=EventLog(home / run))) as vis:
+            for name in ("total_loss", "test_map"):
+                vis.plot(name, 1.0 - k / 4, 0)
+                vis.plot(name, 0.5 - k / 4, 1)
+            vis.heatmap("roi_cm", np.eye(3), ["background", "cat", "dog"])
+            vis.bars("class_ap", ["cat", "dog"], [0.5, 0.75])
+            for step in (1, 2):
+                vis.follow("followed_1", np.zeros((3, 60, 160)), f"step {step}")
+                vis.follow("followed_2", np.zeros((3, 60, 160)), f"step {step}")
+            vis.text("words", "mine")
+    words = ("dashboard", "--run=left,right", f"--port={server}", "--visdom=on")
+    subprocess.run([sys.executable, ROOT / "train.py", *words], cwd=home, check=True, timeout=300)
+    with open_page(f"http://127.0.0.1:{server}/env/left_vs_right", 1280) as page:
+        page.wait_for("document.querySelectorAll('.window').length == 16")  # with four headings
+        dashboard = Dashboard(page, server, "left_vs_right")
+        panes = dashboard.panes_at_rest()
+        page.screenshot(SCREENSHOTS / "two_runs.png")
+        assert layout_faults(panes) + heading_faults(panes) == []
+        for name in ("followed_1", "followed_2", "roi_cm"):  # the next one wraps
+            left, right = (panes[f"{run}: {name}"]["box"] for run in ("left", "right"))
+            assert (left[1], left[2] < right[0]) == (right[1], True), f"{name} of the two runs is not side by side"
+        assert panes["left: mine"]["box"][1] > panes["right: roi_cm"]["box"][3]
+        legend = page.evaluate(LEGEND.replace("WIN", "total_loss"))
+        assert [name for name, _ in legend] == ["left (smoothed)", "right (smoothed)"]
+        assert len({colour for _, colour in legend}) == 2
+        curves = {trace["name"]: trace["y"] for trace in panes["total_loss"]["traces"]}
+        assert (curves["left"], curves["right"]) == ([1.0, 0.5], [0.75, 0.25])
+        assert page.problems() == []
+
+
 def test_no_window_cuts_off_a_part_of_its_picture(server):
     shapes = {"gt_img": (100, 100), "pred_img": (60, 80), "worst_1": (120, 50), "worst_2": (50, 120), "mine": (7, 6)}
     with closing(Visualizer("pictures", server)) as vis:
@@ -173,14 +238,31 @@ def test_no_window_cuts_off_a_part_of_its_picture(server):
             vis.img(win, np.zeros((3, height, width)))
         assert vis.flush(60)
     with open_page(f"http://127.0.0.1:{server}/env/pictures") as page:
-        page.wait_for(f"document.querySelectorAll('img.content-image').length == {len(shapes)}")
+        page.wait_for(f"{LOADED} == {len(shapes)}")
         panes = Dashboard(page, server, "pictures").panes_at_rest()
         page.screenshot(SCREENSHOTS / "pictures.png")
         for win, (height, width) in shapes.items():
             left, top, right, _ = panes[win]["drawn"]
             assert panes[win]["pictures"] == [width]
             assert panes[win]["box"][0] <= left < right <= panes[win]["box"][2] + 1
-            assert panes[win]["box"][1] <= top < top + height / width * (right - left) <= panes[win]["box"][3] + 1
+            bottom = top + height / width * (right - left - 1)  # the page rounds the width up
+            assert panes[win]["box"][1] <= top < bottom <= panes[win]["box"][3] + 1
+
+
+def test_a_history_shows_its_picture_whole_over_the_slider_and_its_caption_once(server):
+    with closing(Visualizer("histories", server)) as vis:
+        for k, (height, width) in enumerate([(390, 963), (510, 963), (960, 480), (100, 960)], start=1):
+            vis.follow(f"worst_{k}", np.zeros((3, height, width)), "epoch 1")
+        assert vis.flush(60)
+    with open_page(f"http://127.0.0.1:{server}/env/histories") as page:
+        page.wait_for(f"{LOADED} == 4")
+        Dashboard(page, server, "histories").panes_at_rest()
+        page.screenshot(SCREENSHOTS / "histories.png")
+        for one in page.evaluate(HISTORIES):
+            assert one["drawn"] == one["own"]  # no pixel is left out or doubled
+            assert one["dark"] <= one["free"]
+            assert one["captions"] == [True, False]  # below the picture, and behind it
+        assert page.problems() == []
 
 
 def test_a_server_that_dies_comes_back_and_hangs_changes_nothing_and_has_every_point_at_the_end(home):

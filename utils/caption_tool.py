@@ -3,8 +3,10 @@
 Letters: R boxes, C captions. Boxes are whole numbers (x_min, y_min, x_max, y_max) in pixels here, as Pillow draws them.
 """
 
+import importlib.util
 import unicodedata
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import ImageFont
@@ -155,4 +157,18 @@ def _has(name, text):
 
 @cache
 def _load(name, size):
-    return ImageFont.load_default(size) if name is None else ImageFont.truetype(name, size)
+    if name is None:
+        return ImageFont.load_default(size)
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:  # on a machine without fonts: matplotlib, which is required, has one
+        return ImageFont.truetype(_fonts_of_matplotlib() / name, size)
+
+
+@cache
+def _fonts_of_matplotlib():
+    """The folder; matplotlib itself, which takes a while to load, is not imported."""
+    found = importlib.util.find_spec("matplotlib")
+    if found is None or found.origin is None:
+        raise OSError("no matplotlib")
+    return Path(found.origin).parent / "mpl-data/fonts/ttf"

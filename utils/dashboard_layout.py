@@ -30,6 +30,7 @@ class Row(NamedTuple):
     windows: dict[str, tuple[int, int]]
 
 
+PAIR = (614, 321)  # of two pictures beside each other: of 4:3 as wide as the window, with a caption and a slider below
 ROWS = (
     Row(
         "Is it learning?",
@@ -40,7 +41,7 @@ ROWS = (
         dict.fromkeys(("rpn_loc_loss", "rpn_cls_loss", "roi_loc_loss", "roi_cls_loss"), (302, 235)),
     ),
     Row("What does it see?", dict.fromkeys(("gt_img", "pred_img"), (614, 446))),
-    Row("The same pictures, while it learned", {"followed_1": (302, 261)}),
+    Row("The same pictures, while it learned", {"followed_1": PAIR}),
     Row(
         "Where is it wrong?",
         {"roi_cm": (394, 416), "rpn_cm": (240, 416), "class_ap": (302, 416), "pr_curves": (272, 416)},
@@ -49,14 +50,12 @@ ROWS = (
         "How fast is it?",
         dict.fromkeys(("learning_rate", "images_per_second", "step_time", "memory"), (302, 235)),
     ),
-    Row(
-        "What it learns from, and its worst pictures",
-        dict.fromkeys(("rpn_recall", "sample_counts", "worst_1"), (302, 261)),
-    ),
+    Row("What does it learn from?", dict.fromkeys(("rpn_recall", "sample_counts"), (302, 235))),
+    Row("Its worst pictures", {"worst_1": PAIR}),
     Row("Proposals and anchors", dict.fromkeys(("proposals", "anchors"), (614, 446))),
     Row("This run", {"labels": (242, 306), "config": (678, 306)}),
 )
-MANY_CLASSES, HUGE_SIDE = 30, 900  # pixels: of a heatmap of more classes
+MANY_CLASSES, HUGE_SIDE = 30, 900  # pixels: of a heatmap of more classes, and the width of their bars
 OTHERS = "More"  # the heading of the windows that the table lacks
 OTHER_SIZES = {"img": (406, 306), "history": (406, 306), "heatmap": (424, 416)}  # by kind
 SIZE = (302, 261)  # of the rest
@@ -65,7 +64,7 @@ EACH_RUN = tuple(win for row in ROWS for win in row.windows if win not in LATE)
 
 
 class Place(NamedTuple):
-    """Where a window stands."""
+    """Where a window stands; of several runs the windows of one name, "RUN: NAME", have the same place."""
 
     order: int  # the smaller the earlier; negative, where the table has the window
     heading: str
@@ -92,12 +91,14 @@ def size_of(win: str, kind: str, n_classes: int = 0) -> tuple[int, int]:
 
     Args:
         kind: of the draft: chart, img, text, log, heatmap, ...
-        n_classes: of a heatmap; one of very many classes grows, so that each still has its name.
+        n_classes: of a heatmap or of bars; one of very many classes grows, so that each still has its name.
     """
     name, _ = _family(win)
     width, height = next((row.windows[name] for row in ROWS if name in row.windows), OTHER_SIZES.get(kind, SIZE))
     if kind == "heatmap" and n_classes > MANY_CLASSES:
         width = height = HUGE_SIDE
+    if kind == "bars" and n_classes > MANY_CLASSES:
+        width = HUGE_SIDE
     return width, height
 
 
@@ -127,7 +128,7 @@ def layout_items(windows: Mapping[str, tuple[int, int]]) -> dict[str, dict]:
 
 
 def in_order(windows: Iterable[str]) -> list[str]:
-    """The windows from the top of the page to its bottom; those that the table lacks as they came."""
+    """The windows from the top of the page to its bottom; those of one place as they came, as the page does it too."""
     return sorted(windows, key=lambda win: place(win).order)
 
 
@@ -142,7 +143,8 @@ def heading_html(heading: str) -> str:
 
 
 def _family(win) -> tuple[str, int]:
-    """worst_3 → (worst_1, 3); the name that the table has, and a number to sort by."""
+    """worst_3 and my run: worst_3 → (worst_1, 3); the name that the table has, and a number to sort by."""
+    win = win.rpartition(": ")[2]
     name, _, number = win.rpartition("_")
     if name and number.isdecimal() and len(number) <= 3:
         return f"{name}_1", int(number)

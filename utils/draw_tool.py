@@ -17,7 +17,7 @@ POSITIVE, NEGATIVE, UNUSED = (255, 190, 0), (70, 130, 255), (190, 190, 190)  # t
 LOW, HIGH = np.array((60, 20, 120)), np.array((255, 230, 60))  # of scores 0 and 1
 
 
-def draw_bboxes(img, bbox, label=None, score=None, label_names=None, *, enlarge_to=0) -> np.ndarray:
+def draw_bboxes(img, bbox, label=None, score=None, label_names=None, *, enlarge_to=0, letters=None) -> np.ndarray:
     """Draw boxes, one fixed colour per class, each under its name and score.
 
     A caption stands where it hides least; one that could only lie on others is left out: the colour tells its class.
@@ -31,6 +31,7 @@ def draw_bboxes(img, bbox, label=None, score=None, label_names=None, *, enlarge_
         score (array or tensor, optional): (R,) shown with two digits.
         label_names (sequence of str, optional): L names; an index outside them is shown as its number.
         enlarge_to: pixels; a picture whose long side has less is enlarged to it, so that names can be read.
+        letters: pixels, of the names' font; None: by the picture's size.
 
     Returns:
         (H, W, 3) uint8 array, RGB; larger where it was enlarged.
@@ -49,7 +50,7 @@ def draw_bboxes(img, bbox, label=None, score=None, label_names=None, *, enlarge_
     draw = ImageDraw.Draw(picture, "RGBA")
     for box, index, _ in sorted(shown, key=lambda row: -_area(row[0])):  # small ones over those that they lie in
         _outline(draw, picture.size, box, class_color(index))
-    _write_captions(draw, picture.size, shown, label_names)
+    _write_captions(draw, picture.size, shown, label_names, letters or font_size(picture.size))
     return np.array(picture)
 
 
@@ -59,11 +60,13 @@ def visdom_bbox(img, bbox, label=None, score=None, label_names=None, *, enlarge_
     return drawn.transpose(2, 0, 1).astype(np.float32) / 255
 
 
-def draw_pair(img, truth, found, label_names=None, *, enlarge_to=0, captions=("truth", "found")) -> np.ndarray:
+def draw_pair(
+    img, truth, found, label_names=None, *, enlarge_to=0, letters=None, captions=("truth", "found")
+) -> np.ndarray:
     """The true boxes and those found, in one picture: side by side, or of a very wide one, one above the other.
 
     Args:
-        img, label_names, enlarge_to: as of `draw_bboxes`.
+        img, label_names, enlarge_to, letters: as of `draw_bboxes`.
         truth: (bbox, label) or (bbox, label, None).
         found: (bbox, label, score), as an image's detections.
         captions: what stands over the two.
@@ -71,11 +74,11 @@ def draw_pair(img, truth, found, label_names=None, *, enlarge_to=0, captions=("t
     Returns:
         (H', W', 3) uint8 array, RGB.
     """
-    halves = [draw_bboxes(img, *own, *[None] * (3 - len(own)), label_names, enlarge_to=enlarge_to)
-              for own in (truth, found)]  # fmt: skip
+    look = {"enlarge_to": enlarge_to, "letters": letters}
+    halves = [draw_bboxes(img, *own, *[None] * (3 - len(own)), label_names, **look) for own in (truth, found)]
     height, width = halves[0].shape[:2]
     axis = 0 if width > 2 * height else 1
-    halves = [_under(text, half) for text, half in zip(captions, halves, strict=True)]
+    halves = [_under(text, half, letters) for text, half in zip(captions, halves, strict=True)]
     shape = list(halves[0].shape)
     shape[axis] = max(2, round(max(height, width) / 150))
     return np.concatenate([halves[0], np.full(shape, 255, np.uint8), halves[1]], axis=axis)
@@ -174,10 +177,9 @@ def _on(color):
     return (0, 0, 0) if brightness > 140 else (255, 255, 255)
 
 
-def _write_captions(draw, size, shown, label_names):
+def _write_captions(draw, size, shown, label_names, letters):
     """Name and score of each of the (box, index, score) in `shown`, the best first, as far as there is room."""
     shown = sorted(shown, key=lambda row: -row[2] if row[2] is not None else 0)
-    letters = font_size(size)
     texts = [caption_texts(_name(index, label_names), index, score, letters, size[0])
              for _, index, score in shown[:IN_REACH]]  # fmt: skip
     grounds = [[ground(own, text) for text, own in choices] for choices in texts]
@@ -200,10 +202,11 @@ def _name(index, label_names):
     return str(label_names[index]) if known else str(index)
 
 
-def _under(text, drawn):
+def _under(text, drawn, letters=None):
     """The picture (H, W, 3) under a line of text."""
     width = drawn.shape[1]
-    (line, own), *_ = caption_texts(text, "", None, font_size((width, drawn.shape[0])), width) or [("", font(10))]
+    letters = letters or font_size((width, drawn.shape[0]))
+    (line, own), *_ = caption_texts(text, "", None, letters, width) or [("", font(10))]
     strip = Image.new("RGB", (width, ground(own, line)[1] + 2 * PADDING), (255, 255, 255))
     ImageDraw.Draw(strip).text((width / 2, strip.height / 2), line, font=own, fill=(0, 0, 0), anchor="mm")
     return np.concatenate([np.array(strip), drawn])

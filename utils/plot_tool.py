@@ -6,7 +6,6 @@ Only the command `report` imports this: matplotlib takes a while to load.
 import io
 import math
 import re
-import unicodedata
 import warnings
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -19,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from utils.vis_windows import MARKED_POINTS, Style
-from utils.visdom_panes import PALETTE, moving_average
+from utils.visdom_panes import PALETTE, moving_average, one_line, shortened
 
 WIDTH, HEIGHT = 640, 300  # pixels; of a figure with a legend or of many classes more
 MAX_POINTS = 1_000  # of a curve as it is drawn
@@ -185,17 +184,6 @@ def png(figure: Figure) -> bytes:
     with rc_context(RC), warnings.catch_warnings(action="ignore"):
         figure.savefig(file, format="png", dpi=PNG_DPI, facecolor="white")
     return file.getvalue()
-
-
-def one_line(text) -> str:
-    """`text` without what is no character, or would break a line: such stand as �, line ends as spaces."""
-    text = " ".join(str(text).split())
-    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs", "Cn", "Co") else c for c in text)
-
-
-def shortened(text, most) -> str:
-    text = one_line(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _count(value) -> str:

@@ -20,6 +20,7 @@ N_FOLLOWED = 4  # pictures in which one sees the detector learn
 N_WORST = 6  # pictures of the last evaluation with the most errors
 MAX_CURVES = 20  # classes in one window of curves: those of the least AP
 SIDE = 480  # pixels: the longest side of a followed picture, and the least that others are enlarged to
+LETTERS = 18  # pixels, in a followed picture: on the page, whose windows show a pair of them smaller, 11 or 12
 N_PROPOSALS = 100  # the best, where they are drawn
 
 
@@ -177,7 +178,7 @@ def pair(img, truth, found, label_names):
     img = torch.as_tensor(img, dtype=torch.float32)
     size = resized_size(img.shape[1:], SIDE, SIDE)
     truth, found = ((resize_bbox(bbox, img.shape[1:], size), *columns) for bbox, *columns in (truth, found))
-    return chw(draw_pair(resize(img, size), truth, found, label_names))
+    return chw(draw_pair(resize(img, size), truth, found, label_names, letters=LETTERS))
 
 
 def chw(drawn):

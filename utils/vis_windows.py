@@ -41,7 +41,7 @@ class Style(NamedTuple):
 
 
 STYLES = {
-    "test_map": Style("mAP (VOC07, 11-point)", "epoch", best=True, from_zero=True),
+    "test_map": Style("mAP (VOC07, 11-point)", "epoch", best=True, from_zero=True, legend=(1, 0)),
     "learning_rate": Style("learning rate", from_zero=True),
     "images_per_second": Style("images / s", from_zero=True),
     "step_time": Style("ms / step", from_zero=True, legend=(1, 0.45)),
@@ -199,6 +199,19 @@ class Picture:
         with Image.open(BytesIO(self._jpeg)) as own:
             higher.paste(own)
         return _encoded(higher)
+
+    def fitted(self, size: tuple[int, int], below: int) -> bytes:
+        """The file of a picture of `size` (width, height), white but for this one, as large as fits over `below` rows.
+
+        It stands in the middle of the upper edge.
+        """
+        width, height = size
+        scale = min(width / self.width, (height - below) / self.height)
+        inner = max(1, round(self.width * scale)), max(1, round(self.height * scale))
+        whole = Image.new("RGB", size, "white")
+        with Image.open(BytesIO(self.jpeg())) as own:
+            whole.paste(own.convert("RGB").resize(inner, Image.Resampling.LANCZOS), ((width - inner[0]) // 2, 0))
+        return _encoded(whole)
 
 
 def _encoded(img):

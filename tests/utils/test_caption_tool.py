@@ -1,8 +1,11 @@
 """utils/caption_tool.py: what a box is called, and where that stands."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from utils import caption_tool
 from utils.caption_tool import caption_texts, font, font_size, ground, place_captions
@@ -58,6 +61,32 @@ def test_a_text_fits_and_keeps_its_score_if_it_can():
 def test_letters_are_legible_and_grow_with_the_picture():
     assert [font_size((side, side // 2)) for side in (40, 400, 1000, 6000)] == [10, 10, 25, 150]
     assert font_size((6000, 100)) == 25
+
+
+def test_greek_and_cyrillic_letters_are_written_on_a_machine_without_fonts(monkeypatch):
+    truetype = ImageFont.truetype
+
+    def only_with_a_folder(font, *args, **kwargs):
+        if isinstance(font, str):
+            raise OSError("cannot open resource")
+        return truetype(font, *args, **kwargs)
+
+    monkeypatch.setattr(ImageFont, "truetype", only_with_a_folder)
+    caches = caption_tool._font_for, caption_tool._has, caption_tool._load, caption_tool.font
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        for name in ("хлеб", "γάτα"):
+            assert caption_texts(name, 7, 0.5, 12, 200)[0][0] == f"{name} 0.50"
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+
+
+def test_letters_are_found_without_loading_matplotlib():
+    code = "import sys; from utils.caption_tool import _fonts_of_matplotlib as f; assert f().is_dir()"
+    code += "; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_names_in_any_letters_are_written_or_become_the_number(monkeypatch):

@@ -64,7 +64,7 @@ def test_no_two_windows_overlap_and_a_row_lies_below_the_one_before(windows):
             assert heading_id(heading) not in items
 
 
-@pytest.mark.parametrize("row", ROWS[:3] + ROWS[4:6], ids=lambda row: row.heading)
+@pytest.mark.parametrize("row", [row for row in ROWS if len(row.windows) > 1], ids=lambda row: row.heading)
 def test_a_row_is_one_shelf(row):
     items = items_of(ALL)
     assert len({items[win]["y"] for win in row.windows}) == 1
@@ -78,6 +78,26 @@ def test_numbered_windows_stand_by_their_number_and_unknown_ones_behind_as_they_
     expected = ["followed_1", "followed_2", "worst_1", "worst_9", "worst_10", "config", "yours", "mine"]
     assert in_order(windows) == expected
     assert size_of("worst_10", "img") == size_of("worst_1", "img")
+
+
+def test_two_pairs_of_pictures_are_in_a_row():
+    items = items_of([f"{name}_{k}" for name in ("followed", "worst") for k in (1, 2, 3)])
+    for name in ("followed", "worst"):
+        first, second, third = (items[f"{name}_{k}"] for k in (1, 2, 3))
+        assert first["y"] == second["y"] < third["y"]
+
+
+def test_windows_of_several_runs_stand_beside_each_other_in_their_row():
+    windows = ["b: followed_2", "a: roi_cm", "a: followed_1", "a: mine", "b: roi_cm", "total_loss", "b: followed_1"]
+    windows += ["a: followed_2", "x: y: roi_cm"]
+    assert in_order(windows) == [
+        *("total_loss", "a: followed_1", "b: followed_1", "b: followed_2", "a: followed_2"),
+        *("a: roi_cm", "b: roi_cm", "x: y: roi_cm", "a: mine"),
+    ]
+    assert {place(win).heading for win in windows if win.endswith("roi_cm")} == {place("roi_cm").heading}
+    assert place("a: mine") == place("mine")
+    for kind, n in (("heatmap", 21), ("heatmap", 81), ("text", 0)):
+        assert size_of("a: roi_cm", kind, n) == size_of("roi_cm", kind, n)
 
 
 def test_a_heading_stands_between_the_row_before_and_its_own():
@@ -97,6 +117,12 @@ def test_windows_of_ones_own_need_no_heading_while_they_are_alone():
 
 def test_a_heatmap_of_very_many_classes_grows():
     assert size_of("roi_cm", "heatmap", 81) > size_of("roi_cm", "heatmap", 21) == size_of("roi_cm", "text")
+
+
+def test_bars_of_very_many_classes_are_wider_and_as_high():
+    width, height = size_of("class_ap", "bars", 20)
+    assert size_of("class_ap", "text") == (width, height)
+    assert size_of("class_ap", "bars", 80) == (900, height)
 
 
 def test_the_server_saves_where_windows_stand_whatever_came_first(server, server_folder, new_visualizer):

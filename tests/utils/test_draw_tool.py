@@ -151,6 +151,21 @@ def test_a_pair_is_the_truth_beside_what_was_found():
     assert (drawn[:-90, :100] != drawn[:-90, -100:]).any()
 
 
+def test_letters_of_a_size_that_is_asked_for():
+    img = np.full((3, 240, 320), 60, np.uint8)
+    truth, found = (box(100, 100, 200, 200), [0]), (np.zeros((0, 4)), [], [])
+
+    def inked(letters):
+        """Rows of the strip above, and of the name's ground."""
+        drawn = draw_pair(img, truth, found, ["name"], letters=letters)
+        strip = len(drawn) - 240
+        return strip, has(drawn[strip : strip + 95, 98:140], class_color(0)).any(1).sum()
+
+    (strip, name), (strip_18, name_18) = inked(None), inked(18)
+    assert strip_18 > 1.5 * (strip - 8)
+    assert name_18 > 1.5 * name
+
+
 def test_of_a_very_wide_picture_one_is_above_the_other():
     img = np.full((3, 50, 300), 60, np.uint8)
     nothing = np.zeros((0, 4)), np.zeros(0)
