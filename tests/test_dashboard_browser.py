@@ -213,9 +213,9 @@ def test_several_runs_stand_in_one_anothers_rows_and_share_their_curves(home, se
             vis.text("words", "mine")
     words = ("dashboard", "--run=left,right", f"--port={server}", "--visdom=on")
     subprocess.run([sys.executable, ROOT / "train.py", *words], cwd=home, check=True, timeout=300)
-    with open_page(f"http://127.0.0.1:{server}/env/left_vs_right", 1280) as page:
+    with open_page(f"http://127.0.0.1:{server}/env/left-vs-right", 1280) as page:
         page.wait_for("document.querySelectorAll('.window').length == 16")  # with four headings
-        dashboard = Dashboard(page, server, "left_vs_right")
+        dashboard = Dashboard(page, server, "left-vs-right")
         panes = dashboard.panes_at_rest()
         page.screenshot(SCREENSHOTS / "two_runs.png")
         assert layout_faults(panes) + heading_faults(panes) == []

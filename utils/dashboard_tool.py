@@ -157,7 +157,7 @@ def show_runs(folders: Sequence[str | os.PathLike], env: str | None, mode: str, 
     """
     tails = [Tail(folder) for folder in folders]
     names = run_names(folders)
-    env = env or "_vs_".join(names)
+    env = env or "-vs-".join(names)  # an underscore would put it below the first run's, in the page's list
     with serving(mode, server) as (server, started):
         vis = Visualizer(env, server=server)
         tell(f"{', '.join(names)}: {server.address()}/env/{quote(vis.env)}")

@@ -246,7 +246,7 @@ def test_several_runs_stand_over_each_other(server, here, said):
     record("runs/a", 0, 5)
     record("runs/b", 0, 7, offset=100.0)
     show_runs(["runs/a", "runs/b"], None, "on", Server(port=server[0]))
-    page = Page(server[0], "a_vs_b")
+    page = Page(server[0], "a-vs-b")
     assert page.series("total_loss", "a") == ([0, 1, 2, 3, 4],) * 2
     assert page.series("total_loss", "b")[1] == [100.0 + step for step in range(7)]
     assert page.has("a: labels")
