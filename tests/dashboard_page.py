@@ -104,7 +104,7 @@ def _numbers(events):
             yield f"no curve {line or ''} of the points {points}", _has(*zip(*points), name=line)
     elif last["kind"] == "curves":
         for name, x, y in zip(last["names"], last["x"], last["y"]):
-            yield f"no curve {name}", _has(x, y, name=name)
+            yield f"no curve {name}", _has([*[0][: len(x)], *x], [*y[:1], *y], name=name)  # it begins on the axis
     elif last["kind"] == "bars":
         yield (
             "no such bars",
