@@ -207,7 +207,7 @@ class Link:
             if not draft.whole:
                 return False
             self._place(win)
-        size = size_of(win, draft.kind, len(draft.content[0]) if draft.kind == "heatmap" else 0)
+        size = size_of(win, draft.kind, len(draft.content[0]) if draft.kind in ("heatmap", "bars") else 0)
         if self._placed.get(win) != size:
             self._placed[win], self._arranged = size, False
         if draft.kind == "chart":
