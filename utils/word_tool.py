@@ -3,7 +3,7 @@
 
 def counted(n, thing):
     """'1 box' or '1,234 boxes': a line that says '1 boxes' makes its reader doubt the number too."""
-    ending = "es" if thing.endswith(("s", "x", "ch")) else "s"
+    ending = "es" if thing.endswith(("s", "x", "tch")) else "s"
     return f"{n:,} {thing}{'' if n == 1 else ending}"
 
 

@@ -14,6 +14,8 @@ from utils.word_tool import counted, few
         (1234, "box", "1,234 boxes"),
         (2, "class", "2 classes"),
         (1, "class", "1 class"),
+        (4, "epoch", "4 epochs"),
+        (4, "match", "4 matches"),
     ],
 )
 def test_one_and_several(n, thing, text):
