@@ -267,7 +267,7 @@ def main() -> int:
     parser.add_argument("--n-train", type=int, default=400, help="training images (default: %(default)s)")
     parser.add_argument("--n-val", type=int, default=100, help="validation images (default: %(default)s)")
     parser.add_argument("--size", type=int, default=192, help="longer side in pixels (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn by chance (default: %(default)s)")
     options = parser.parse_args()
     try:
         counts = make_toy_voc(**vars(options))

@@ -17,6 +17,7 @@ window), `kind`, and what that kind holds:
 A process that was killed leaves at most one line that is cut, which readers leave out.
 """
 
+import difflib
 import json
 import os
 import threading
@@ -30,7 +31,6 @@ from utils.file_tool import whole_file
 from utils.vis_windows import Picture
 
 FILE = "events.jsonl"
-NO_LOG = "{}: no such file; name the folder of a run, such as runs/NAME"
 MAX_WAITING = 20  # pictures that are not yet written: of a disk that is slower than the run the oldest are left out
 MAX_KEPT = 100  # files of a window whose pictures take each other's place: of more every second goes, but the newest
 
@@ -202,7 +202,19 @@ class Tail:
         try:
             return self.path.stat()
         except OSError:
-            raise UserError(NO_LOG.format(self.path)) from None
+            raise UserError(_no_log(self.folder)) from None
+
+
+def _no_log(folder):
+    """Why there is no log in `folder`, and which one is likely meant."""
+    if folder.is_file():
+        return f"--run={folder}: is a file; name its folder, {folder.parent}"
+    if folder.is_dir():
+        return f"{folder / FILE}: no such file; name the folder of a run, such as runs/NAME"
+    runs = {log.parent.name: log.parent for place in ("runs", folder.parent) for log in Path(place).glob(f"*/{FILE}")}
+    near = difflib.get_close_matches(folder.name, runs, 1)
+    hint = f"did you mean {runs[near[0]]}?" if near else "name one such as runs/NAME"
+    return f"--run={folder}: no such folder; {hint}"
 
 
 def _event(path, n, line):

@@ -9,7 +9,7 @@ import numpy as np
 from utils.cli_tool import make_room, writing
 from utils.config import OF_MODEL, Config, flag
 from utils.errors import UserError
-from utils.event_log import FILE
+from utils.event_log import Tail
 from utils.file_tool import whole_file
 from utils.image_tool import image_sizes
 from utils.pace_tool import duration
@@ -59,16 +59,10 @@ def write_report(folders, out=None) -> Path:
     """
     folders = [Path(folder) for folder in folders]
     for folder in folders:
-        if not folder.is_dir():
-            near = Path("runs", folder)
-            hint = f"did you mean {near}?" if (near / FILE).exists() else "name one such as runs/NAME"
-            raise UserError(f"--run={folder}: no such folder; {hint}")
+        Tail(folder)  # refuses what is no run's
     path = Path(out or folders[0] / ("report.html" if len(folders) == 1 else "comparison.html"))
     if path.suffix.lower() not in PAGES:
         raise UserError(f"--out={path}: can't be told what it shall be; end it in .html or .md")
-    for folder in folders:
-        if not (folder / FILE).exists():
-            raise UserError(f"{folder / FILE}: no such file; name the folder of a run that recorded its events")
     make_room(path)
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):

@@ -189,6 +189,21 @@ def test_a_place_that_takes_no_file(tmp_path):
         EventLog(tmp_path / "file")
 
 
+def test_which_run_is_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    EventLog("runs/mine").close()
+    for given, told in {
+        "mine": "--run=mine: no such folder; did you mean runs/mine?",
+        "runs/mime": "--run=runs/mime: no such folder; did you mean runs/mine?",
+        "else/where": "--run=else/where: no such folder; name one such as runs/NAME",
+        "runs/mine/events.jsonl": "--run=runs/mine/events.jsonl: is a file; name its folder, runs/mine",
+        "runs": "runs/events.jsonl: no such file; name the folder of a run, such as runs/NAME",
+    }.items():
+        with pytest.raises(UserError) as refused:
+            read_events(given)
+        assert str(refused.value) == told
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [(b"{}\n", "line 1 is no event"), (b"[1]\n", "line 1 is no event"), (b"no\n", "line 1 is no event"),

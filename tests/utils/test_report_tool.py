@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(home):
 @pytest.mark.parametrize(
     ("runs", "out", "told"),
     [(["one"], None, r"--run=one: no such folder; did you mean runs/one\?"),
-     (["file"], None, "--run=file: no such folder"), (["runs"], None, "runs/events.jsonl: no such file"),
+     (["file"], None, "--run=file: is a file; name its folder"), (["runs"], None, "runs/events.jsonl: no such file"),
      (["runs/one", "runs"], None, "runs/events.jsonl: no such file"),
      (["runs/one"], "a.pdf", r"--out=a\.pdf: .*; end it in \.html or \.md"),
      (["runs/one"], "file/a.html", "--out=file/a.html: can't be written"),
