@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.running_visdom import Page
@@ -155,3 +156,12 @@ def test_expected_windows_keep_a_place_and_what_is_there_already_stays(server, n
     assert vis.flush(20)
     assert page.series("test_map") == ([0], [0.5])
     assert vis.state_dict()["lines"].keys() == {"total_loss", "test_map"}
+
+
+@pytest.mark.parametrize(("kind", "win"), [("bars", "class_ap"), ("heatmap", "roi_cm")])
+def test_the_server_gives_very_many_classes_the_wide_window(server, new_visualizer, kind, win):
+    names = [f"class {k}" for k in range(80)]
+    vis = new_visualizer(server[0], env=f"many-{kind}")
+    vis.bars(win, names, [0.5] * 80) if kind == "bars" else vis.heatmap(win, np.eye(80), names)
+    assert vis.flush(20)
+    assert Page(server[0], f"many-{kind}").window(win)["width"] == size_of(win, kind, 80)[0] > size_of(win, kind, 8)[0]
