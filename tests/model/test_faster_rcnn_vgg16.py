@@ -307,11 +307,19 @@ def test_detections_are_those_of_the_formulas(published, model, min_size):
     ours = model.predict([prepared], [original])
     assert len(bbox) >= 20
     assert len(set(label)) >= 2
-    assert len(ours.bboxes[0]) == len(bbox)
-    for box, name, prob in zip(bbox, label, score):
-        off = np.abs(ours.bboxes[0] - box).max(axis=1) + 1e9 * (ours.labels[0] != name)
-        assert off.min() < 0.1
-        assert abs(ours.scores[0][off.argmin()] - prob) < 1e-4
+    theirs, own = (bbox, label, score), [column[0] for column in ours]
+    # Of two boxes whose overlap is the threshold but for rounding one CPU keeps the second, another does not.
+    assert n_alone(theirs, own) <= 0.02 * len(bbox)
+    assert n_alone(own, theirs) <= 0.02 * len(bbox)
+
+
+def n_alone(those, others):
+    """How many of `those` detections are not among the others, within 0.1 pixel and a score of 1e-4."""
+    n = 0
+    for box, name, prob in zip(*those, strict=True):
+        off = np.abs(others[0] - box).max(axis=1) + 1e9 * (others[1] != name)
+        n += off.min() >= 0.1 or abs(others[2][off.argmin()] - prob) >= 1e-4
+    return n
 
 
 def test_published_file_gives_a_ready_detector(model):
