@@ -267,6 +267,7 @@ def command(home, monkeypatch, capsys):
 
 LOAD = "--load-path=runs/first/last.pth"
 MISTAKES = [
+    (["dashboard", "--run=runs/first", "--visdom=off"], ["--visdom=off", "this command shows runs"]),
     (["train", "--voc-data-dir=toy", "--learning-rate=1"], ["--learning-rate", "unknown"]),
     (["train", "--voc-data-dir=toy", "--batchsize=1"], ["did you mean --batch-size?"]),
     (["train", "--voc-data-dir=toy", "--lr=fast"], ["--lr=fast", "a number"]),
