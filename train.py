@@ -70,17 +70,16 @@ from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, say, say_result, 
 @SetParseFn(str)
 def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
-    read_options("train", args, kwargs)
+    state = read_options("train", args, kwargs)
     opt.check_schedule()
-    resumed = opt.resume not in (None, "auto")
     begin_anew = opt.overwrite or opt.resume == "auto"  # which found no whole epoch
-    if opt.name and not resumed and opt.schedule != "alternating":  # which goes on in a folder that has checkpoints
+    if opt.name and not state and opt.schedule != "alternating":  # which goes on in a folder that has checkpoints
         free_run_dir(opt.name, begin_anew)  # before the data are read, which may take minutes
     leave_with_the_state_saved()
     device = choose_device(opt.device)
     amp = amp_dtype(opt.amp, device)
     seed_everything(opt.seed)
-    train_db, val_db, checkpoint = training_data(opt, names_to_go_on)
+    train_db, val_db, checkpoint = training_data(opt, names_to_go_on, checkpoint=state)
     report_both(train_db, val_db, opt.val_split, opt.data_dir)
     if opt.schedule == "alternating":
         return alternate(train_db, val_db, device, amp)
@@ -91,9 +90,9 @@ def train(*args, **kwargs):
     tell(anchor_line(best))
     for line in notices(train_db, val_db, best):
         warn(line)
-    at = checkpoint.other_info if resumed else {}
-    if resumed:
-        check_position(opt, checkpoint, len(training_loader(opt, model, train_db, train_rois)))
+    at = state.other_info if state else {}
+    if state:
+        check_position(opt, state, len(training_loader(opt, model, train_db, train_rois)))
         run_dir = Path(opt.resume).parent
         set_aside([*run_dir.glob("interrupted.pth")])
     else:
@@ -104,8 +103,8 @@ def train(*args, **kwargs):
         trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=PARTS[opt.schedule])
         if opt.load_path and checkpoint.optimizer is not None:
             trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
-        if resumed:
-            trainer.load_random_state(checkpoint.rng, opt.resume)
+        if state:
+            trainer.load_random_state(state.rng, state.path)
         best_map = fit(trainer, train_db, val_db, run_dir, train_rois, val_rois, at.get("epoch", 0), at.get("best_map"))
     finish(run_dir, best_map, val_db)
 
@@ -217,8 +216,8 @@ def alternate(train_db, val_db, device, amp):
 @SetParseFn(str)
 def check(*args, **kwargs):
     """Tell what --train-split and --val-split hold, and name each thing that training would drop or misread."""
-    read_options("check", args, kwargs)
-    train_db, val_db, checkpoint = training_data(opt, names_to_go_on, strict=False)
+    state = read_options("check", args, kwargs)
+    train_db, val_db, checkpoint = training_data(opt, names_to_go_on, strict=False, checkpoint=state)
     with nullcontext() if checkpoint else torch.device("meta"):  # without weights: only the anchors are asked for
         model = described_model(opt, train_db.label_names, checkpoint) if train_db.label_names else None
     say_what_is_there(model, train_db, val_db, opt.val_split)
@@ -325,24 +324,26 @@ PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule 
 
 
 def read_options(command, args, kwargs):
+    """The command line into `opt`; returns the checkpoint that --resume goes on from, or None."""
     if args:
         raise UserError(f"{args[0]}: an option is written --name=value; --help lists them")
     refuse_unread(command, kwargs)
-    by_itself = kwargs.get("schedule") == "alternating"  # goes on whenever it can
-    path = None if by_itself else file_to_resume(kwargs.get("resume"), kwargs.get("name"))
+    path = file_to_resume(*map(kwargs.get, ("resume", "name", "schedule")))
     if path and kwargs.get("config"):
         raise UserError("--config and --resume both say which run's options are meant; give one of them")
-    if path:
-        take_options(opt, path, options_of(command).names, kwargs.get("model"))
+    state = read_checkpoint(path) if path else None
+    if state:
+        take_options(opt, state, options_of(command).names, kwargs.get("model"))
     elif config := kwargs.get("config"):
         opt.begin_with(stored_options(config), options_of(command).names, kwargs.get("model"))
     opt.parse(from_environment(kwargs) | kwargs)
-    if path:
-        opt.resume = opt.load_path = str(path)
+    if state:
+        opt.resume = opt.load_path = state.path
         opt.finetune, opt.given = None, opt.given | {"load_path"}
     refuse_without_needed(command, opt)
     set_verbosity(QUIET if opt.quiet else VERBOSE if opt.verbose else USUAL)
     detail(f"options: {shlex.join(opt.words())}")
+    return state
 
 
 def propose_for(model, db):

@@ -10,15 +10,17 @@ from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals
 
 
-def training_data(opt, names_to_go_on, strict=True):
+def training_data(opt, names_to_go_on, strict=True, checkpoint=None):
     """The training set, the validation set or None, and the checkpoint to start from or None.
 
     Args:
         opt: a `Config`.
         names_to_go_on: function of a checkpoint, names and whether they were given, see `model.zoo`.
         strict: see `training_sets`.
+        checkpoint: that of `opt`, if it was read before: of a large network it is over a gigabyte.
     """
-    checkpoint = read_checkpoint(opt.load_path or opt.finetune) if opt.load_path or opt.finetune else None
+    if checkpoint is None and (path := opt.load_path or opt.finetune):
+        checkpoint = read_checkpoint(path)
     names = parse_label_names(opt.label_names) if opt.label_names else None
     given = bool(names)
     known = (lambda names: names_to_go_on(checkpoint, names, given)) if opt.load_path else None

@@ -5,7 +5,11 @@ import struct
 import zlib
 from pathlib import Path
 
+import pytest
 from PIL import Image
+
+from data.voc_dataset import VOCBboxDataset
+from utils.errors import UserError
 
 SIZE = "<size><width>100</width><height>80</height><depth>3</depth></size>"
 
@@ -56,3 +60,12 @@ def make_voc(root: Path, files: dict[str, str | bytes], picture=".jpg", **lists:
         raw = text if isinstance(text, bytes) else text.encode()
         (root / "ImageSets" / "Main" / f"{split}.txt").write_bytes(raw)
     return root
+
+
+def refusal(*args, **kwargs) -> str:
+    """The one line with which `VOCBboxDataset` refuses these arguments."""
+    with pytest.raises(UserError) as caught:
+        VOCBboxDataset(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

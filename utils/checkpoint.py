@@ -90,9 +90,13 @@ def stored_options(path):
     if os.path.isdir(path):
         inside = [Path(path, name) for name in ("last.pth", "best.pth", "interrupted.pth")]
         path = next((file for file in inside if file.exists()), None) or inside[0]
-    checkpoint = read_checkpoint(path)
+    return options_in(read_checkpoint(path), "--config")
+
+
+def options_in(checkpoint, given_as):
+    """`checkpoint.config`. Raises UserError where it is empty, which names the option `given_as`."""
     if not checkpoint.config:
-        raise UserError(f"--config={path}: holds weights, but no options; name a checkpoint of train")
+        raise UserError(f"{given_as}={checkpoint.path}: holds weights, but no options; name a checkpoint of train")
     return checkpoint.config
 
 

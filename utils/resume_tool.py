@@ -2,29 +2,30 @@
 
 from pathlib import Path
 
-from utils.checkpoint import stored_options
+from utils.checkpoint import options_in
 from utils.errors import UserError
 
 LAST = "last.pth"  # written at the end of each epoch
 
 
-def file_to_resume(resume: str | None, name: str | None) -> Path | None:
+def file_to_resume(resume: str | None, name: str | None, schedule: str | None = None) -> Path | None:
     """The checkpoint that --resume means; None where nothing is resumed, or 'auto' finds none yet.
 
     Args:
         resume: 'auto', or a run's folder, or the last checkpoint in it.
         name: --name, the run of 'auto'.
+        schedule: the command line's; 'alternating' goes on whenever it can, by itself.
 
     Raises:
         UserError: there is no such file, or it is not a run's last one.
     """
+    if not resume or schedule == "alternating":
+        return None
     if resume == "auto":
         if not name:
             raise UserError("--resume=auto: goes on with the run of --name; add it, or give --resume=runs/NAME")
         path = Path("runs", name, LAST)
         return path if path.exists() else None
-    if not resume:
-        return None
     path = Path(resume, LAST) if Path(resume).is_dir() else Path(resume)
     if path.name != LAST:
         raise UserError(f"--resume={resume}: goes on from a run's {LAST}; --load-path starts another run with any file")
@@ -33,19 +34,18 @@ def file_to_resume(resume: str | None, name: str | None) -> Path | None:
     return path
 
 
-def take_options(opt, path: Path, names, model=None) -> None:
-    """Take the options of the run at `path` into `opt`; `parse` comes after it.
+def take_options(opt, state, names, model=None) -> None:
+    """Take the options of the run whose last checkpoint is `state` into `opt`; `parse` comes after it.
 
     Args:
         opt: a `Config`.
         names: the options that the command reads.
         model: the network that the command line names, or None.
     """
-    stored = stored_options(path)
+    stored = options_in(state, "--resume")
     if stored.get("schedule") == "alternating":
-        raise UserError(
-            f"--resume: the alternating schedule goes on by itself: give {path.parent.name} as --name alone"
-        )
+        name = Path(state.path).parent.name
+        raise UserError(f"--resume: the alternating schedule goes on by itself: give {name} as --name alone")
     opt.begin_with(stored, names, model)
     opt.env = str(stored.get("env", opt.env))  # its curves go on where they are
 

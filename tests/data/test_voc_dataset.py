@@ -10,7 +10,7 @@ from PIL import Image
 from data import bbox_dataset, voc_dataset
 from data.bbox_dataset import Problem, report_problems
 from data.voc_dataset import VOC_BBOX_LABEL_NAMES, VOCBboxDataset, find_label_names
-from tests.voc_folder import annotation, break_in_the_middle, make_voc, obj
+from tests.voc_folder import annotation, break_in_the_middle, make_voc, obj, refusal
 from utils.errors import UserError
 
 
@@ -18,14 +18,6 @@ from utils.errors import UserError
 def one(tmp_path):
     """Make a dataset of one picture `a` with this annotation."""
     return lambda xml, **kwargs: VOCBboxDataset(make_voc(tmp_path, {"a": xml}), **kwargs)
-
-
-def refusal(*args, **kwargs) -> str:
-    with pytest.raises(UserError) as caught:
-        VOCBboxDataset(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_example_has_the_contract_of_shapes_dtypes_and_corners(one, monkeypatch):

@@ -3,16 +3,7 @@
 import pytest
 
 from data.voc_dataset import VOCBboxDataset
-from tests.voc_folder import annotation, make_voc, obj
-from utils.errors import UserError
-
-
-def refusal(*args, **kwargs) -> str:
-    with pytest.raises(UserError) as caught:
-        VOCBboxDataset(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+from tests.voc_folder import annotation, make_voc, obj, refusal
 
 
 def test_missing_list_names_the_splits_that_are_there(tmp_path):
