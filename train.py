@@ -14,209 +14,216 @@ from utils.startup import heed_interrupts, load_torch
 load_torch(is_program=__name__ == "__main__")  # before all that imports it
 
 import os
-import shlex
 import sys
 import time
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import fire
 import torch
 from fire.decorators import SetParseFn
 
-from data.dataset import set_epoch, to_device
+from data.dataset import to_device
 from data.splits import open_scored, open_split, report, report_both
 from data.start import over, stored_proposals, training_data, training_loader
-from model.start import architecture_options, described_model, detector, new_model, training_model, with_threshold
-from model.zoo import MODELS, architecture, build_model, model_class, model_from_checkpoint, names_to_go_on
-from trainer import FasterRCNNTrainer
-from utils.check_tool import anchor_line, best_anchor_ious, notices, say_what_is_there
-from utils.checkpoint import read_checkpoint, state_to_go_on_from, stored_options
-from utils.cli_tool import (
-    beside,
-    check_finite,
-    choose_device,
-    free_run_dir,
-    is_finite,
-    leave_with_the_state_saved,
-    make_room,
-    make_run_dir,
-    return_free_memory,
-    run_command,
-    seed_everything,
-    set_aside,
+from model.start import (
+    architecture_options,
+    described_model,
+    detector,
+    model_of_part,
+    training_model,
+    with_threshold,
 )
-from utils.command_options import options_of, refuse_unread, refuse_without_needed
+from model.zoo import MODELS, build_model, model_class, model_from_checkpoint, names_to_go_on
+from trainer import FasterRCNNTrainer
+from utils.check_tool import say_what_is_there, tell_anchors
+from utils.checkpoint import read_checkpoint
+from utils.cli_tool import beside, choose_device, heed_termination, make_room, return_free_memory, run_command
 from utils.config import opt
-from utils.dashboard_tool import about, dashboard, from_environment, server_from, show_runs
+from utils.dashboard_tool import about, dashboard, server_from, show_runs
 from utils.detections import make_room_for_detections, path_part, write_detections
+from utils.environment_tool import environment
 from utils.errors import UserError
+from utils.finite_tool import Policy, check_finite, is_finite
 from utils.inference_tool import detect_all, evaluate_model, propose_all
 from utils.label_names import parse_label_names
+from utils.memory_tool import ran_out, smaller
 from utils.models_tool import describe, models_table
 from utils.pace_tool import Pace
-from utils.plan_tool import closing_lines, stopped_line, tell_plan
-from utils.precision_tool import amp_dtype, autocast
+from utils.plan_tool import closing_lines, tell_plan
+from utils.precision_tool import amp_dtype, autocast, be_deterministic
 from utils.predict_tool import find_images, predict_files, summary
 from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
-from utils.resume_tool import check_position, file_to_resume, take_options
+from utils.random_tool import seed_everything
+from utils.resume_tool import Position, check_data, fingerprint, position_of, read_options, take_up, what_it_has_had
+from utils.run_folder import RunFolder, free_run_dir
 from utils.scoring_tool import score
 from utils.show_tool import Show, enter_debugger
-from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, say, say_result, set_verbosity, tell, warn
+from utils.signal_tool import Interrupts
+from utils.terminal_tool import detail, say, say_result, tell, warn
 
 
 @SetParseFn(str)
 def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
-    state = read_options("train", args, kwargs)
-    opt.check_schedule()
-    begin_anew = opt.overwrite or opt.resume == "auto"  # which found no whole epoch
-    if opt.name and not state and opt.schedule != "alternating":  # which goes on in a folder that has checkpoints
-        free_run_dir(opt.name, begin_anew)  # before the data are read, which may take minutes
-    leave_with_the_state_saved()
+    state = read_options(opt, "train", args, kwargs)
+    opt.check_schedule(goes_on=state is not None)
+    with Interrupts() as interrupts:
+        learn(state, interrupts)
+
+
+def learn(state, interrupts):
+    """A run, from its data to its end. `state`: the checkpoint that it goes on from, or None.
+
+    The alternating schedule has four parts (Ren et al. 2015, §3.2): the RPN; Fast R-CNN on its proposals, from the
+    first weights; a new RPN on the features of the latter, which stay as they are; the head on those, with the new
+    proposals.
+    """
+    alternating = opt.schedule == "alternating"
+    name = opt.name or (f"{opt.model}-alternating" if alternating else time.strftime(f"{opt.model}-%m%d-%H%M%S"))
+    at = position_of(state) if state else Position()
+    parts = PARTS[opt.schedule]
+    if state and (had := what_it_has_had(at, opt, len(parts))):
+        if opt.resume != "auto":
+            raise UserError(f"--resume={opt.resume}: {had}")
+        return say_result(f"{state.path}: {had}")  # no mistake of whoever starts it again after each restart
+    begins_anew = opt.overwrite or opt.resume == "auto"  # which found nothing to go on from
+    run_dir = Path(state.path).parent if state else free_run_dir(name, begins_anew)  # the data may take minutes
     device = choose_device(opt.device)
     amp = amp_dtype(opt.amp, device)
     seed_everything(opt.seed)
+    be_deterministic(opt.deterministic)
     train_db, val_db, checkpoint = training_data(opt, names_to_go_on, checkpoint=state)
     report_both(train_db, val_db, opt.val_split, opt.data_dir)
-    if opt.schedule == "alternating":
-        return alternate(train_db, val_db, device, amp)
-    train_rois, val_rois = stored_proposals(opt, train_db, val_db)
-    model = training_model(opt, train_db.label_names, checkpoint).to(device, memory_format=torch.channels_last)
-    model.rpn_only = opt.schedule == "rpn"
-    best = best_anchor_ious(model, train_db)
-    tell(anchor_line(best))
-    for line in notices(train_db, val_db, best):
-        warn(line)
-    at = state.other_info if state else {}
     if state:
-        check_position(opt, state, len(training_loader(opt, model, train_db, train_rois)))
-        run_dir = Path(opt.resume).parent
-        set_aside([*run_dir.glob("interrupted.pth")])
-    else:
-        name = opt.name or f"{architecture(model)['model']}-{time.strftime('%m%d-%H%M%S')}"
-        run_dir = make_run_dir(name, begin_anew)
-    names = model.label_names
-    with dashboard(opt.env, opt.visdom, server_from(opt), names, run_dir, about(opt), at.get("total_step")) as vis:
-        trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=PARTS[opt.schedule])
-        if opt.load_path and checkpoint.optimizer is not None:
-            trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
-        if state:
-            trainer.load_random_state(state.rng, state.path)
-        best_map = fit(trainer, train_db, val_db, run_dir, train_rois, val_rois, at.get("epoch", 0), at.get("best_map"))
+        check_data(at, state, train_db.ids, opt.batch_size)
+    rois = stored_proposals(opt, train_db, val_db)
+    model = training_model(opt, train_db.label_names, checkpoint, goes_on=state is not None)
+    tell_anchors(model, train_db, val_db)
+    shown = opt.env, opt.visdom, server_from(opt), model.label_names, run_dir, about(opt)
+    goes_on = (at.total_step, (state.show or {}).get("events")) if state else ()
+    with (
+        RunFolder(run_dir, state is not None, environment(device), opt.save_every, opt.keep) as run,
+        dashboard(*shown, *goes_on) as vis,
+    ):
+        for part in range(at.part, len(parts) + 1):
+            if part > at.part:
+                seed_everything(opt.seed)
+                at = Position(part=part, total_step=at.total_step)
+                model = model_of_part(opt, train_db.label_names, part, run_dir)
+            if part > 2:
+                model.extractor.requires_grad_(False)
+            model.rpn_only = parts[part - 1] == "rpn"
+            trainer = FasterRCNNTrainer(model.to(device, memory_format=torch.channels_last), vis, amp=amp,
+                                        parts=parts[part - 1])  # fmt: skip
+            if state:
+                trainer.load_state(state)
+            elif checkpoint is not None and opt.load_path and checkpoint.optimizer is not None:
+                trainer.load_optimizer(checkpoint.optimizer, opt.load_path)
+            if alternating:
+                what = "RPN" if model.rpn_only else f"Fast R-CNN on the proposals of step {part - 1}"
+                tell(f"step {part} of 4: {what}")
+                files = run_dir / f"step{part - 1}_proposals.npz"
+                rois = (None if model.rpn_only else read_proposals([files], train_db.ids)), None
+            best_map = fit(trainer, run, interrupts, at, train_db, val_db if part == len(parts) else None, *rois, state)
+            state = checkpoint = None
+            if alternating:
+                if model.rpn_only:
+                    write_proposals(run_dir / f"step{part}_proposals.npz", train_db.ids, propose_for(model, train_db))
+                trainer.save(save_path=run_dir / f"step{part}.pth")
     finish(run_dir, best_map, val_db)
 
 
-def fit(trainer, train_db, val_db, run_dir, train_rois=None, val_rois=None, first_epoch=0, best_map=None, **facts):
-    """The training loop, from epoch `first_epoch` on. Returns the best mAP or None. `facts` go into the checkpoints."""
-    model, device = trainer.faster_rcnn, trainer.faster_rcnn.device
+def fit(trainer, run, interrupts, at, train_db, val_db, train_rois=None, val_rois=None, state=None):
+    """The training loop, from the `Position` `at` on, where `state` was saved. Returns the best mAP or None."""
+    model, device, vis = trainer.faster_rcnn, trainer.faster_rcnn.device, trainer.vis
     loader = training_loader(opt, model, train_db, train_rois)
     n_steps = opt.epoch * len(loader) if opt.max_iter is None else min(opt.max_iter, opt.epoch * len(loader))
-    step, epoch = first_epoch * len(loader), first_epoch
-    pace = Pace(n_steps, n_evaluations=0 if val_db is None else (opt.epoch - first_epoch) // opt.eval_every)
-    before = (facts.get("alternating", 1) - 1) * n_steps  # of the schedule's earlier parts
+    pace = Pace(n_steps, n_evaluations=0 if val_db is None else (opt.epoch - at.epoch) // opt.eval_every)
     followed = (train_db, train_rois) if val_db is None else (val_db, val_rois)
-    show = Show(trainer, pace, len(loader), *followed, before, opt.show_proposals, best_map)
-    tell_plan(opt, trainer, train_db, n_steps, len(loader), run_dir)
+    show = Show(trainer, pace, len(loader), *followed, at.total_step - at.step, opt.show_proposals)
+    info = state.other_info if state else {}
+    best_map, begun_at, at.done = info.get("best_map"), at.step, 0
+    if state:
+        take_up(show, state)
+    nonfinite = Policy(run.path, opt.on_nonfinite == "skip", opt.nonfinite_limit, info.get("n_nonfinite", 0))
+    tell_plan(opt, trainer, train_db, n_steps, len(loader), run.path)
     if opt.compile:
         model.compile_layers()
-    bar = progress_bar(total=n_steps, initial=step, desc="train", unit="step")
+
+    def facts():
+        check_finite(model, at.step)
+        vis.events.sync()
+        return {**at.info(), "best_map": best_map, "data": fingerprint(train_db.ids), "n_nonfinite": nonfinite.n,
+                "show": show.state_dict() | {"events": vis.events.n_events}}  # fmt: skip
+
+    bar = progress_bar(total=n_steps, initial=at.step, desc="train", unit="step")
     try:
-        for epoch in range(first_epoch, opt.epoch):
-            set_epoch(loader, epoch)
+        for epoch in range(at.epoch, opt.epoch):
             trainer.epoch = epoch
             model.train()
-            for batch in pace.waiting(loader):
-                if step >= n_steps:
-                    break
-                trainer.set_lr(trainer.learning_rate(epoch, step))
-                batch = to_device(batch, device, model.input_mode)
-                trainer.train_step(*batch)
-                step += 1
-                bar.update()
-                if step % opt.plot_every == 0 or step == n_steps:
+            for batch in pace.waiting(islice(loader.epoch(epoch, skip=at.batch), n_steps - at.step)):
+                with interrupts.held():
+                    seed_everything(opt.seed, at.total_step)
+                    trainer.set_lr(trainer.learning_rate(epoch, at.step))
+                    batch = to_device(batch, device, model.input_mode)
+                    with nonfinite.heeded(at, train_db.ids):
+                        trainer.train_step(*batch)
+                    bar.update()
+                    if at.step % opt.plot_every == 0 or at.step == n_steps:
+                        show.look(batch, at.step, bar)
+                    if run.is_due(at.step):
+                        with nonfinite.heeded(at, train_db.ids, 0):
+                            trainer.settle()
+                        run.save_last(trainer, **facts())
+                if at.step % opt.plot_every == 0:
                     enter_debugger(opt.debug_file, trainer, batch)
-                    show.look(batch, step, bar)
-                if device.type == "cpu" and step % 200 == 0:
+                if device.type == "cpu" and at.step % 200 == 0:
                     return_free_memory()
-            check_finite(model, step)
-            progress = {"epoch": epoch + 1, "step": step, "total_step": before + step, **facts}
-            if val_db is not None and ((epoch + 1) % opt.eval_every == 0 or step >= n_steps):
+            with nonfinite.heeded(at, train_db.ids, 0):
+                trainer.settle()
+            if val_db is not None and ((epoch + 1) % opt.eval_every == 0 or at.step >= n_steps):
                 with pace.aside(evaluation=True):
                     evaluation = evaluate(model, val_db, val_rois)
-                show.result(evaluation, epoch + 1, step, opt.val_split)
-                if evaluation.voc.map07 > (-1.0 if best_map is None else best_map):  # never true of nan
-                    best_map = evaluation.voc.map07
-                    trainer.save(save_path=run_dir / "best.pth", best_map=best_map, **progress)
-            trainer.save(save_optimizer=True, save_path=run_dir / "last.pth", best_map=best_map, **progress)
-            if step >= n_steps:
+                with interrupts.held():
+                    show.result(evaluation, epoch + 1, at.step, opt.val_split)
+                    if evaluation.voc.map07 > (-1.0 if best_map is None else best_map):  # never true of nan
+                        best_map = evaluation.voc.map07
+                        run.save_best(trainer, best_map=best_map, **at.info() | {"epoch": epoch + 1, "batch": 0})
+            if opt.reload_best and epoch + 1 in opt.lr_milestones and best_map is not None and at.step < n_steps:
+                trainer.load(run.path / "best.pth")
+            if at.batch == len(loader):
+                at.epoch, at.batch = epoch + 1, 0
+            at.done = int(at.step >= n_steps)
+            if at.done:
                 break
-            if opt.reload_best and epoch + 1 in opt.lr_milestones and best_map is not None:
-                trainer.load(run_dir / "best.pth")
-    except BaseException:
-        if step > first_epoch * len(loader) and is_finite(model):  # whatever stopped the run, what it learned is kept
-            progress = {"epoch": epoch, "step": step, **facts}
-            path = trainer.save(save_optimizer=True, save_path=run_dir / "interrupted.pth", **progress)
-            say(f"stopped in step {step:,} of {n_steps:,}; {stopped_line(path, facts)}", file=sys.stderr)
+            with interrupts.held():
+                run.save_last(trainer, **facts())
+                run.keep_epoch(at.epoch)
+    except BaseException as error:
+        if at.step > begun_at and not trainer.half_updated and is_finite(model):  # what was learned is kept
+            path = run.save_end(trainer, **facts())
+            if path:
+                again = f"python train.py train --resume={path.parent} goes on from there"
+                say(f"stopped after step {at.step:,} of {n_steps:,}; {again}", file=sys.stderr)
+        if ran_out(error):
+            raise UserError(smaller(opt, at.step + 1)) from None
         raise
     finally:
         bar.close()
+    if run.save_end(trainer, **facts()) != run.path / "last.pth":
+        raise UserError(f"{run.path}: the run is done, but could not be written there")
+    run.keep_epoch(at.epoch)
     return best_map
-
-
-def alternate(train_db, val_db, device, amp):
-    """The paper's four steps (Ren et al. 2015, §3.2): the RPN; Fast R-CNN on its proposals, from the first weights; a
-    new RPN on the features of the latter, which stay as they are; the head on those, with the new proposals.
-
-    A step that is done is not done again; one that was interrupted goes on behind its last whole epoch.
-    """
-    name = opt.name or f"{opt.model}-alternating"
-    state = state_to_go_on_from(Path("runs", name), opt.that_decide())
-    run_dir = Path("runs", name) if state is not None else make_run_dir(name, opt.overwrite)
-    done = state.other_info["alternating"] if state is not None else 0  # the last step that has a whole epoch
-    facts = {"options": opt.that_decide()}
-    go_on_from = state.other_info.get("total_step", 0) if state is not None else None  # 0: it begins again
-    names = train_db.label_names
-    with dashboard(opt.env, opt.visdom, server_from(opt), names, run_dir, about(opt), go_on_from) as vis:
-        for k, parts in enumerate(("rpn", "head", "rpn", "head"), start=1):
-            if k < done:
-                continue
-            tell(f"step {k} of 4: {'RPN' if parts == 'rpn' else 'Fast R-CNN on the proposals of step ' + str(k - 1)}")
-            seed_everything(opt.seed)
-            if k == done:
-                model, epoch = model_from_checkpoint(state), state.other_info["epoch"]
-            elif k <= 2:
-                model, epoch = new_model(opt, train_db.label_names), 0
-            else:
-                model, epoch = model_from_checkpoint(read_checkpoint(run_dir / f"step{k - 1}.pth")), 0
-                if k == 3:
-                    model.rpn.reset_parameters()
-            if k > 2:
-                model.extractor.requires_grad_(False)
-            model.rpn_only = parts == "rpn"
-            model = with_threshold(opt, model).to(device, memory_format=torch.channels_last)
-            trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=parts)
-            best_map, rois = None, None
-            if k == done:
-                trainer.load_optimizer(state.optimizer, state.path)
-                best_map = state.other_info["best_map"]
-            if parts == "head":
-                rois = read_proposals([run_dir / f"step{k - 1}_proposals.npz"], train_db.ids)
-            if epoch < opt.epoch:
-                best_map = fit(trainer, train_db, val_db if k == 4 else None, run_dir, rois,
-                               first_epoch=epoch, best_map=best_map, alternating=k, **facts)  # fmt: skip
-            if parts == "rpn":
-                write_proposals(run_dir / f"step{k}_proposals.npz", train_db.ids, propose_for(model, train_db))
-            trainer.save(save_path=run_dir / f"step{k}.pth")
-    finish(run_dir, best_map, val_db)
 
 
 @SetParseFn(str)
 def check(*args, **kwargs):
     """Tell what --train-split and --val-split hold, and name each thing that training would drop or misread."""
-    state = read_options("check", args, kwargs)
+    state = read_options(opt, "check", args, kwargs)
     train_db, val_db, checkpoint = training_data(opt, names_to_go_on, strict=False, checkpoint=state)
     with nullcontext() if checkpoint else torch.device("meta"):  # without weights: only the anchors are asked for
         model = described_model(opt, train_db.label_names, checkpoint) if train_db.label_names else None
@@ -226,7 +233,7 @@ def check(*args, **kwargs):
 @SetParseFn(str)
 def evaluate_command(*args, **kwargs):
     """Score the checkpoint --load-path, or --detections that someone made, on --val-split; write it as JSON and CSV."""
-    read_options("eval", args, kwargs)
+    read_options(opt, "eval", args, kwargs)
     if bool(opt.load_path) == bool(opt.detections):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
     of = opt.detections or os.path.splitext(opt.load_path)[0]
@@ -259,8 +266,8 @@ def evaluate_command(*args, **kwargs):
 @SetParseFn(str)
 def predict(*args, **kwargs):
     """Write what the checkpoint --load-path sees in --image (a picture, video, folder or glob): drawn, JSON or VOC."""
-    read_options("predict", args, kwargs)
-    leave_with_the_state_saved()
+    read_options(opt, "predict", args, kwargs)
+    heed_termination()
     paths = find_images(opt.image)
     draw(detector_at("visualize"), paths, opt.out or "runs/predict", opt.every)
 
@@ -268,7 +275,7 @@ def predict(*args, **kwargs):
 @SetParseFn(str)
 def propose(*args, **kwargs):
     """Write what the RPN of --load-path proposes for the pictures of --val-split, and print how many boxes it finds."""
-    read_options("propose", args, kwargs)
+    read_options(opt, "propose", args, kwargs)
     path = Path(opt.out or beside(os.path.splitext(opt.load_path)[0], f"_proposals_{path_part(opt.val_split)}.npz"))
     make_room(path)
     model = detector_at("evaluate")
@@ -283,7 +290,7 @@ def propose(*args, **kwargs):
 @SetParseFn(str)
 def models(*args, **kwargs):
     """List the models with their parameters, stride, arithmetic and time on this machine (--model: only that one)."""
-    read_options("models", args, kwargs)
+    read_options(opt, "models", args, kwargs)
     names = [opt.model] if "model" in opt.given else list(MODELS)
     for name in names:
         model_class(name)  # an unknown one is refused before any work
@@ -298,8 +305,8 @@ def models(*args, **kwargs):
 @SetParseFn(str)
 def dashboard_command(*args, **kwargs):
     """Show a run, --run=runs/NAME, live or months later, on a visdom server; of several, a,b, the curves together."""
-    read_options("dashboard", args, kwargs)
-    leave_with_the_state_saved()
+    read_options(opt, "dashboard", args, kwargs)
+    heed_termination()
     if opt.visdom == "off":
         raise UserError("--visdom=off: this command shows runs; leave it out, or give auto, keep or on")
     show_runs(opt.run, opt.env if "env" in opt.given else None, opt.visdom, server_from(opt))
@@ -310,40 +317,18 @@ def report_command(*args, **kwargs):
     """Write one file, --out in .html or .md, of what the run --run recorded; several, with commas, are compared."""
     from utils.report_tool import write_report  # with matplotlib, a second that no other command shall wait
 
-    read_options("report", args, kwargs)
+    read_options(opt, "report", args, kwargs)
     say_result(f"written to {write_report(opt.run, opt.out)}")
 
 
 COMMANDS = {"train": train, "eval": evaluate_command, "predict": predict, "check": check, "propose": propose,
             "models": models, "dashboard": dashboard_command, "report": report_command}  # fmt: skip
 BEGIN = time.monotonic()  # of the program
-PARTS = {"joint": "both", "rpn": "rpn", "fast_rcnn": "head"}  # what a schedule trains
+PARTS = {"joint": ["both"], "rpn": ["rpn"], "fast_rcnn": ["head"],
+         "alternating": ["rpn", "head", "rpn", "head"]}  # fmt: skip
 
 
 # What the commands are made of, in the order of use.
-
-
-def read_options(command, args, kwargs):
-    """The command line into `opt`; returns the checkpoint that --resume goes on from, or None."""
-    if args:
-        raise UserError(f"{args[0]}: an option is written --name=value; --help lists them")
-    refuse_unread(command, kwargs)
-    path = file_to_resume(*map(kwargs.get, ("resume", "name", "schedule")))
-    if path and kwargs.get("config"):
-        raise UserError("--config and --resume both say which run's options are meant; give one of them")
-    state = read_checkpoint(path) if path else None
-    if state:
-        take_options(opt, state, options_of(command).names, kwargs.get("model"))
-    elif config := kwargs.get("config"):
-        opt.begin_with(stored_options(config), options_of(command).names, kwargs.get("model"))
-    opt.parse(from_environment(kwargs) | kwargs)
-    if state:
-        opt.resume = opt.load_path = state.path
-        opt.finetune, opt.given = None, opt.given | {"load_path"}
-    refuse_without_needed(command, opt)
-    set_verbosity(QUIET if opt.quiet else VERBOSE if opt.verbose else USUAL)
-    detail(f"options: {shlex.join(opt.words())}")
-    return state
 
 
 def propose_for(model, db):

@@ -3,7 +3,6 @@
 Letters: N images, R boxes, S samples, L foreground classes, K·A anchors.
 """
 
-import math
 import time
 import warnings
 from typing import NamedTuple
@@ -12,21 +11,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchnet.meter import AverageValueMeter, ConfusionMeter
 
 from model.utils.anchor_tool import crop_cells
 from model.utils.batch_tool import batch_geometry
 from model.utils.creator_tool import AnchorTargetCreator, ProposalTargetCreator
 from model.zoo import checkpoint_content
-from utils.array_tool import tonumpy
-from utils.bbox_tools import bbox_iou, pixel_edges
 from utils.checkpoint import fit_state_dict, read_checkpoint, save_checkpoint
 from utils.config import opt
 from utils.errors import UserError
+from utils.finite_tool import FiniteCheck, RunningStatistics
 from utils.precision_tool import autocast
+from utils.random_tool import random_state, set_random_state
+from utils.training_meters import TrainingMeters
 from utils.vis_tool import Visualizer
-
-RECALL_IOUS = (0.5, 0.7)
 
 
 class LossTuple(NamedTuple):
@@ -51,6 +48,7 @@ class FasterRCNNTrainer(nn.Module):
 
     Attributes:
         optimizer: of the model's parameters that are not frozen.
+        half_updated: an error came while the parameters changed: they are of no step, and not to be saved.
         epoch: part of what each image's samples are drawn from, with `config.seed` and the image's index.
         meters: name of a loss → torchnet's AverageValueMeter.
         rpn_cm, roi_cm: torchnet's ConfusionMeters, (2, 2) and (L + 1, L + 1): row = target, column = prediction.
@@ -86,12 +84,11 @@ class FasterRCNNTrainer(nn.Module):
         self.amp = amp
         self.scaler = torch.amp.GradScaler(faster_rcnn.device.type, enabled=amp == torch.float16)
         self.epoch = 0
+        self.half_updated = False
         self._n_seen = 0
-        self._meters = {name: AverageValueMeter() for name in LossTuple._fields}
-        self._rpn_cm = ConfusionMeter(2)
-        self._roi_cm = ConfusionMeter(faster_rcnn.n_class)
-        self._n_found = None
-        self._forget()
+        # Not a module, so that nothing of it is part of the state dict.
+        self._counted = TrainingMeters(LossTuple._fields, faster_rcnn.n_class, faster_rcnn.convention.plus_one)
+        self._finite = FiniteCheck(self.optimizer, dict(faster_rcnn.named_parameters()))
 
     def forward(self, imgs, bboxes, labels, scale, sizes=None, indices=None, rois=None):
         """The losses of a batch.
@@ -128,7 +125,7 @@ class FasterRCNNTrainer(nn.Module):
             if self.parts != "head":
                 rpn_losses = self._rpn_losses(features, rpn, truth, sizes, generators)
         if self.parts != "rpn":
-            self._count_found(rois, n_rois, truth[0])
+            self._counted.count_found(rois, n_rois, truth[0])
             roi_losses = self._roi_losses(features, rois, n_rois, truth, generators)
         losses = [torch.stack(column).mean() for part in (rpn_losses, roi_losses) for column in zip(*part, strict=True)]
         return LossTuple(*losses, sum(losses))
@@ -142,7 +139,7 @@ class FasterRCNNTrainer(nn.Module):
             gt_loc, gt_label = self.anchor_target_creator(bbox, anchor, size, generator)
             outputs = loc, score, gt_loc, gt_label
             losses.append(detection_losses(*outputs, config.rpn_sigma, config.rpn_positive_weight))
-            self._count(self._rpn_counts, score, gt_label)
+            self._counted.count("rpn", score, gt_label)
         return losses
 
     def _roi_losses(self, features, rois, n_rois, truth, generators):
@@ -156,7 +153,7 @@ class FasterRCNNTrainer(nn.Module):
         sample_rois, gt_roi_locs, gt_roi_labels = (torch.cat(column) for column in zip(*samples, strict=True))
         with autocast(sample_rois.device, self.amp):
             roi_cls_locs, roi_scores = model.head(features, sample_rois, sample_indices)
-        self._count(self._roi_counts, roi_scores, gt_roi_labels)
+        self._counted.count("roi", roi_scores, gt_roi_labels)
         # Of the boxes that the head gives a RoI, one a class or a single one, the true class's is trained.
         roi_locs = roi_cls_locs.view(len(sample_rois), model.head.n_box, 4)  # (S, L + 1, 4) or (S, 1, 4)
         box_of = gt_roi_labels.clamp(min=0, max=model.head.n_box - 1)
@@ -165,17 +162,38 @@ class FasterRCNNTrainer(nn.Module):
         return [detection_losses(*part, self.config.roi_sigma) for part in zip(*parts, strict=True)]
 
     def train_step(self, imgs, bboxes, labels, scale, sizes=None, indices=None, rois=None):
-        """One update; the arguments are `forward`'s. Returns the LossTuple, which the meters have taken up."""
-        self.optimizer.zero_grad()
-        losses = self(imgs, bboxes, labels, scale, sizes, indices, rois)
-        self.scaler.scale(losses.total_loss).backward()  # float16's range is narrow; else the scaler does nothing
-        if self.config.grad_clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.faster_rcnn.parameters(), self.config.grad_clip)
+        """One update; the arguments are `forward`'s. Returns the LossTuple, which the meters have taken up.
+
+        Raises:
+            NonFiniteError: a loss or a gradient is not finite. That update is left out: parameters and optimizer are as
+                before. On a GPU the error comes with the next step, which is made, so that nothing waits for it.
+        """
+        batch = imgs, bboxes, labels, scale, sizes, indices, rois
+        counted, statistics = self._counted.counted(), RunningStatistics(self.faster_rcnn)
+        try:
+            self.optimizer.zero_grad()
+            losses = self(*batch)
+            self.scaler.scale(losses.total_loss).backward()  # float16's range is narrow; else the scaler does nothing
+            norm = None
+            if self.config.grad_clip is not None:
+                self.scaler.unscale_(self.optimizer)
+                norm = nn.utils.clip_grad_norm_(self.faster_rcnn.parameters(), self.config.grad_clip)
+            self._finite.look(losses, norm, statistics, self.scaler.is_enabled(), batch)
+        except BaseException:  # the step is not made
+            self._counted.take_back(counted)
+            statistics.restore()
+            raise
+        self.half_updated = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.half_updated = False
         self.update_meters(losses)
+        self._finite.tell_of_earlier()
         return losses
+
+    def settle(self):
+        """On a GPU: wait for the last step. Raises NonFiniteError as `train_step` does."""
+        self._finite.tell_of_earlier(all_of_them=True)
 
     def learning_rate(self, epoch, step):
         """Of the step after `step` steps, in epoch `epoch` (from 0): `lr`, reached in `warmup`, less at milestones."""
@@ -197,89 +215,46 @@ class FasterRCNNTrainer(nn.Module):
         seeds = (np.random.SeedSequence((self.config.seed, self.epoch, int(i))).generate_state(1) for i in indices)
         return [torch.Generator(device).manual_seed(int(seed[0])) for seed in seeds]
 
-    # Meters. Losses and counts stay on the device between two looks, so that a step waits for nothing; they are not
-    # buffers of the module and no part of its state.
+    # Meters
 
-    def _forget(self):
-        n_class = self.faster_rcnn.n_class
-        self._losses = []
-        self._rpn_counts, self._roi_counts = {"n_class": 2, "sum": None}, {"n_class": n_class, "sum": None}
-
-    @staticmethod
-    @torch.no_grad()
-    def _count(counts, score, label):
-        """Add (target, prediction) pairs to `counts`; label −1 takes no part."""
-        n_class = counts["n_class"]
-        cell = label.clamp(min=0) * n_class + score.argmax(dim=1)
-        counted = torch.zeros(n_class * n_class, dtype=torch.int64, device=label.device)
-        counted.index_add_(0, cell, (label >= 0).long())
-        counts["sum"] = counted if counts["sum"] is None else counts["sum"] + counted
-
-    @torch.no_grad()
-    def _count_found(self, rois, n_rois, bboxes):
-        """Count the true boxes that some proposal meets with each of `RECALL_IOUS`, and all of them."""
-        plus_one = self.faster_rcnn.convention.plus_one
-        for roi, n_roi, bbox in zip(rois, n_rois, bboxes, strict=True):
-            if len(roi) and len(bbox):
-                iou = bbox_iou(*(pixel_edges(boxes.float(), plus_one) for boxes in (roi, bbox)))  # (P, R)
-                if n_roi is not None:
-                    iou = iou * (torch.arange(len(roi), device=iou.device) < n_roi)[:, None]
-                best = iou.amax(dim=0)
-                found = torch.stack([*((best >= least).sum() for least in RECALL_IOUS), (best >= 0).sum()])
-                self._n_found = found if self._n_found is None else self._n_found + found
-
-    @torch.no_grad()
     def update_meters(self, losses):
         """Take a LossTuple into the meters."""
-        self._losses.append(torch.stack([loss.detach() for loss in losses]))
-
-    def _flush(self):
-        """Bring what was kept on the device into torchnet's meters."""
-        for losses in torch.stack(self._losses).tolist() if self._losses else ():
-            for meter, value in zip(self._meters.values(), losses, strict=True):
-                meter.add(value)
-        for meter, counts in ((self._rpn_cm, self._rpn_counts), (self._roi_cm, self._roi_counts)):
-            if counts["sum"] is not None:
-                meter.conf += tonumpy(counts["sum"]).reshape(meter.conf.shape).astype(meter.conf.dtype)
-        self._forget()
+        self._counted.add_losses(losses)
 
     @property
     def meters(self):
-        self._flush()
-        return self._meters
+        return self._counted.averages
 
     @property
     def rpn_cm(self):
-        self._flush()
-        return self._rpn_cm
+        return self._counted.rpn_cm
 
     @property
     def roi_cm(self):
-        self._flush()
-        return self._roi_cm
+        return self._counted.roi_cm
 
     @property
     def rpn_recall(self):
-        *found, n = [math.nan] * 3 if self._n_found is None else self._n_found.tolist()
-        return {iou: count / n for iou, count in zip(RECALL_IOUS, found, strict=True)}
+        return self._counted.recall
 
     def reset_meters(self):
         """Empty the meters of the losses, both confusion meters and the recall."""
-        self._forget()
-        self._n_found = None
-        for meter in (*self._meters.values(), self._rpn_cm, self._roi_cm):
-            meter.reset()
+        self._counted.forget()
 
     def get_meter_data(self):
         """Name of a loss → its mean since the last reset, a float (nan before the first step)."""
         return {name: float(meter.value()[0]) for name, meter in self.meters.items()}
 
-    def save(self, save_optimizer=False, save_path=None, **kwargs):
+    # Checkpoints
+
+    def save(self, save_optimizer=False, save_path=None, predecessor=None, beside=None, **kwargs):
         """Write a checkpoint.
 
         Args:
-            save_optimizer: with the optimizer and the states of the random generators, to go on from it.
+            save_optimizer: with all that `load_state` takes up, to go on from it.
             save_path: by default checkpoints/fasterrcnn_%m%d%H%M, with _value for each of `kwargs`.
+            predecessor: see `save_checkpoint`.
+            beside: what the file holds too, name → plain value.
             kwargs: go into `other_info` (best_map, epoch, step, ...): plain values.
 
         Returns:
@@ -288,12 +263,13 @@ class FasterRCNNTrainer(nn.Module):
         if save_path is None:
             save_path = "_".join([time.strftime("checkpoints/fasterrcnn_%m%d%H%M"), *map(str, kwargs.values())])
         content = checkpoint_content(self.faster_rcnn, self.config.state_dict(), self.vis.state_dict(), **kwargs)
+        content |= beside or {}
         if save_optimizer:
             content["optimizer"] = self.optimizer.state_dict()
-            content["rng"] = {"torch": torch.get_rng_state(), "n_seen": self._n_seen}
-            if torch.cuda.is_available():
-                content["rng"]["cuda"] = torch.cuda.get_rng_state_all()
-        return save_checkpoint(save_path, content)
+            content["scaler"] = self.scaler.state_dict()
+            content["meters"] = self._counted.state_dict()
+            content["rng"] = {**random_state(), "n_seen": self._n_seen}
+        return save_checkpoint(save_path, content, predecessor)
 
     def load(self, path, load_optimizer=True, parse_opt=False):
         """Load a checkpoint's weights, its optimizer if it has one, and with `parse_opt` its options.
@@ -312,15 +288,26 @@ class FasterRCNNTrainer(nn.Module):
             self.load_optimizer(checkpoint.optimizer, path)
         return self
 
-    def load_random_state(self, state, path):
-        """Set the random generators to where `save` found them. Raises UserError where `state` is not what it wrote."""
+    def load_state(self, checkpoint):
+        """Take up all that `save` with `save_optimizer` wrote, but the weights: it goes on as it would have.
+
+        Args:
+            checkpoint: a `Checkpoint`.
+
+        Raises:
+            UserError: it lacks a part.
+        """
+        self.load_optimizer(checkpoint.optimizer, checkpoint.path)
         try:
-            torch.set_rng_state(state["torch"])
-            self._n_seen = int(state["n_seen"])
-            if torch.cuda.is_available() and "cuda" in state:
-                torch.cuda.set_rng_state_all(state["cuda"])
-        except (TypeError, KeyError, ValueError, RuntimeError):
-            raise UserError(f"{path}: lacks the random generators' states; --load-path starts another run") from None
+            if self.scaler.is_enabled() and checkpoint.scaler:
+                self.scaler.load_state_dict(checkpoint.scaler)
+            self._counted.load_state_dict(checkpoint.meters, self.faster_rcnn.device)
+            self._n_seen = int(checkpoint.rng["n_seen"])
+            set_random_state(checkpoint.rng)
+        except (TypeError, KeyError, ValueError, RuntimeError, AttributeError):
+            raise UserError(
+                f"{checkpoint.path}: lacks the state of the run (generators, meters); --load-path starts another run"
+            ) from None
 
     def load_optimizer(self, state, path):
         """Go on with a checkpoint's optimizer state; one of another kind is left, with a warning that names `path`."""

@@ -3,19 +3,17 @@
 Letters: N images a batch, R boxes, (H, W) pixels.
 """
 
-import math
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from data.augmentation import draw_augmentation
 from utils.bbox_tools import resize_bbox
 from utils.image_tool import inverse_normalize, prepare, prepare_to, resized_size
 
-__all__ = ["Batch", "Dataset", "EpochSampler", "TestDataset", "inverse_normalize", "test_loader", "train_loader"]
+__all__ = ["Batch", "Dataset", "RawBatch", "TestDataset", "collate", "inverse_normalize", "to_device"]
 
 
 class Batch(NamedTuple):
@@ -177,19 +175,6 @@ class TestDataset:
         return img, size, bbox, label, difficult
 
 
-class EpochSampler(torch.utils.data.Sampler):
-    """The order of an epoch: a permutation that (seed, epoch) alone decide."""
-
-    def __init__(self, n, seed=0):
-        self.n, self.seed, self.epoch = n, seed, 0
-
-    def __len__(self):
-        return self.n
-
-    def __iter__(self):
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist())
-
-
 def collate(rows):
     """[(index, picture, Sample), ...] → Batch; RawBatch where the pictures are bytes."""
     indices, imgs, samples = zip(*rows, strict=True)
@@ -236,74 +221,3 @@ def to_device(batch, device, input_mode="torchvision"):
     rois = None if batch.rois is None else [move(own) for own in batch.rois]
     imgs = imgs.contiguous(memory_format=torch.channels_last)
     return Batch(imgs, bboxes, labels, batch.scale, batch.sizes, batch.indices, rois)
-
-
-class AspectBatchSampler(torch.utils.data.Sampler):
-    """Batches in which wide images are with wide ones and tall ones with tall ones, so that little is padded.
-
-    Each epoch's order is a permutation that (seed, epoch) alone decide. What is left of both kinds at the end shares
-    the last batch, so that there are as many batches as without.
-
-    Args:
-        wide: of each image, whether it is wider than tall.
-    """
-
-    def __init__(self, wide, batch_size, seed=0):
-        self.wide, self.batch_size = wide, batch_size
-        self.order = EpochSampler(len(wide), seed)
-
-    def __len__(self):
-        return math.ceil(len(self.wide) / self.batch_size)
-
-    def __iter__(self):
-        waiting = {True: [], False: []}
-        for i in self.order:
-            own = waiting[bool(self.wide[i])]
-            own.append(i)
-            if len(own) == self.batch_size:
-                yield own.copy()
-                own.clear()
-        rest = waiting[True] + waiting[False]
-        for start in range(0, len(rest), self.batch_size):
-            yield rest[start : start + self.batch_size]
-
-
-def train_loader(dataset, batch_size=1, num_workers=0, wide=None):
-    """Batches of a `Dataset` in an order that seed and epoch decide; call `set_epoch(loader, epoch)` before each.
-
-    Args:
-        wide: of each image, whether it is wider than tall: see `AspectBatchSampler`. None mixes them as they come.
-    """
-    if wide is None:
-        batches = {"batch_size": batch_size, "sampler": EpochSampler(len(dataset), dataset.seed)}
-    else:
-        batches = {"batch_sampler": AspectBatchSampler(wide, batch_size, dataset.seed)}
-    return DataLoader(
-        dataset,
-        **batches,
-        num_workers=num_workers,
-        collate_fn=collate,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def set_epoch(loader, epoch):
-    """Tell order and augmentation which epoch it is."""
-    grouped = isinstance(loader.batch_sampler, AspectBatchSampler)
-    (loader.batch_sampler.order if grouped else loader.sampler).epoch = epoch
-    loader.dataset.set_epoch(epoch)
-
-
-def _first(samples):
-    return samples[0]
-
-
-def test_loader(dataset, num_workers=0, max_images=None):
-    """The samples of a `TestDataset` one by one, in order; the first `max_images` if that is given."""
-    n = len(dataset) if max_images is None else min(len(dataset), max_images)
-    pin = torch.cuda.is_available()
-    return DataLoader(dataset, 1, sampler=range(n), num_workers=num_workers, collate_fn=_first, pin_memory=pin)
-
-
-test_loader.__test__ = False

@@ -1,6 +1,7 @@
 """The sets and loaders that a command begins with, from its options."""
 
-from data.dataset import Dataset, TestDataset, test_loader, train_loader
+from data.dataset import Dataset, TestDataset
+from data.loader import EpochLoader, test_loader, train_loader
 from data.splits import training_sets
 from utils.checkpoint import read_checkpoint
 from utils.cli_tool import workers
@@ -36,7 +37,7 @@ def training_loader(opt, model, db, rois):
     augmentation = geometry | {"jitter": opt.jitter, "plus_one": model.convention.plus_one}
     dataset = Dataset(db, *model.preparation, seed=opt.seed, raw=raw, proposals=rois, **augmentation)
     wide = [width > height for height, width in map(db.size, range(len(db)))] if opt.group_by_aspect else None
-    return train_loader(dataset, opt.batch_size, workers(opt.num_workers), wide)
+    return EpochLoader(lambda: train_loader(dataset, opt.batch_size, workers(opt.num_workers), wide))
 
 
 def stored_proposals(opt, train_db, val_db):

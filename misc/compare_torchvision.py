@@ -29,7 +29,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from data.dataset import Dataset, TestDataset, set_epoch, test_loader, train_loader
+from data.dataset import Dataset, TestDataset
+from data.loader import set_epoch, test_loader, train_loader
 from data.voc_dataset import VOCBboxDataset
 from model import FasterRCNNMobileNetV2
 from trainer import FasterRCNNTrainer

@@ -10,7 +10,8 @@ from typing import get_args, get_type_hints
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.config import GROUPS, Config
+from utils.config import Config
+from utils.option_set import GROUPS
 from utils.option_values import flag
 
 HEAD = """# Options

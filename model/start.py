@@ -1,25 +1,28 @@
 """The network that a command begins with: from its options, with ImageNet weights, or from a checkpoint."""
 
 from model.zoo import NETWORK_OPTIONS, build_model, model_class, model_from_checkpoint
+from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.label_names import parse_label_names
 from utils.terminal_tool import tell
 
 
-def training_model(opt, label_names, checkpoint):
+def training_model(opt, label_names, checkpoint, goes_on=False):
     """The network to train.
 
     Args:
         opt: a `Config`.
         label_names: the classes.
         checkpoint: a `Checkpoint` to start from, or None.
+        goes_on: its run goes on.
     """
     if checkpoint is None:
         return new_model(opt, label_names)
     options = checkpoint_options(opt, checkpoint)
     model = model_from_checkpoint(checkpoint, label_names, finetune=bool(opt.finetune), **options)
-    if opt.resume == checkpoint.path:
-        tell(f"going on from {checkpoint.path}, behind epoch {checkpoint.other_info.get('epoch')}")
+    if goes_on:
+        info = checkpoint.other_info
+        tell(f"going on from {checkpoint.path}: epoch {info.get('epoch', 0) + 1}, step {info.get('step', 0) + 1:,}")
     else:
         tell(f"starting with the weights of {checkpoint.path}; epochs and steps count from the beginning")
     return with_threshold(opt, model)
@@ -45,6 +48,20 @@ def new_model(opt, label_names):
     model = build_model(opt.model, len(label_names), label_names, **options)
     model.load_pretrained(path)
     return with_threshold(opt, model)
+
+
+def model_of_part(opt, label_names, part, run_dir):
+    """The network with which part 2, 3 or 4 of the alternating schedule begins (Ren et al. 2015, §3.2).
+
+    Args:
+        run_dir: where the parts before it left theirs.
+    """
+    if part == 2:
+        return new_model(opt, label_names)
+    model = with_threshold(opt, model_from_checkpoint(read_checkpoint(run_dir / f"step{part - 1}.pth")))
+    if part == 3:
+        model.rpn.reset_parameters()
+    return model
 
 
 def described_model(opt, label_names, checkpoint):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset import EpochSampler
+from data.loader import EpochBatches
 from misc.demo import TRAINING
 from misc.make_toy_voc import make_toy_voc
 from model import build_model, load_model
@@ -223,49 +223,45 @@ def test_the_four_steps(home, alternated):
     assert load_model(alternated / "step3.pth").rpn_only
 
 
+FOUR = [*TRAIN, "--schedule=alternating", "--epoch=2", "--name=four", "--resume=auto", "--save-every=3"]
+
+
 @pytest.mark.parametrize("step", [*(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2, 3)), 4])
 def test_killed_in_any_step_it_goes_on_to_the_same_end(home, alternated, step, tmp_path):
-    """Killed in a step's second epoch: the same command goes on behind the first, and ends with the same weights."""
+    """Killed in mid-epoch: the same command goes on where it was saved last, and ends with the same weights."""
     shutil.copytree(home / "toy", tmp_path / "toy")
-    words = [sys.executable, ROOT / "train.py", *TRAIN, "--schedule=alternating", "--epoch=2", "--name=four"]
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, ROOT / "train.py", *FOUR], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
     last = tmp_path / "runs/four/last.pth"
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if last.exists():
             info = torch.load(last, weights_only=True)["other_info"]
-            if (info["alternating"], info["epoch"]) == (step, 1):
+            if info["part"] == step and info["batch"]:
                 break
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert torch.load(last, weights_only=True)["other_info"]["alternating"] == step
-    done = run(tmp_path, *TRAIN, "--schedule=alternating", "--epoch=2", "--name=four")
+    assert torch.load(last, weights_only=True)["other_info"]["part"] == step
+    done = run(tmp_path, *FOUR)
     assert f"step {step} of 4" in done.stdout
     assert f"step {step - 1} of 4" not in done.stdout
     assert same(weights(last), weights(alternated / "last.pth"), "")
+    assert "has had its 2 epochs" in run(tmp_path, *FOUR).stdout
     again = run(tmp_path, *TRAIN, "--schedule=alternating", "--epoch=2", "--name=four", code=2)
+    assert "--resume=runs/four" in again.stderr
     assert "--overwrite" in again.stderr
 
 
-def test_stopped_in_its_first_epoch_it_begins_again(home, alternated, tmp_path):
-    """There is no whole epoch to go on from; and a run with other options, or other data, is another run."""
+def test_stopped_before_its_first_picture_was_seen_twice_it_goes_on_in_the_same_epoch(home, alternated, tmp_path):
     shutil.copytree(home / "toy", tmp_path / "toy")
-    words = [*TRAIN, "--schedule=alternating", "--epoch=2", "--name=four"]
-    picture = tmp_path / f"toy/JPEGImages/{[*EpochSampler(8)][-1] + 1:06}.jpg"  # the last of the first epoch
+    picture = tmp_path / f"toy/JPEGImages/{EpochBatches(8, 2).order()[-1] + 1:06}.jpg"  # the last of the first epoch
     whole = picture.read_bytes()
     break_in_the_middle(picture)
-    assert "state is in" in run(tmp_path, *words, code=2).stderr
+    stopped = run(tmp_path, *FOUR, code=2).stderr
+    assert "stopped after step 3 of 8; python train.py train --resume=runs/four goes on from there" in stopped
     picture.write_bytes(whole)
-    assert [path.name for path in (tmp_path / "runs/four").glob("*.pth")] == ["interrupted.pth"]
-    for other, message in (
-        ("--roi=crop", "was begun with --roi=None, not crop: to go on, give the same options"),
-        ("--voc-data-dir=./toy", "was begun with --voc-data-dir=toy, not ./toy"),
-        ("--epoch=3", "was begun with --epoch=2, not 3"),
-    ):
-        done = run(tmp_path, *words, other, code=2)
-        assert done.stderr.startswith(f"error: --name=four: {message}")
-    run(tmp_path, *words, "--overwrite=True", "--test-num-workers=1")
+    run(tmp_path, "train", "--resume=runs/four", "--num-workers=0", "--test-num-workers=0", "--visdom=False")
     assert same(weights(tmp_path / "runs/four/last.pth"), weights(alternated / "last.pth"), "")
 
 

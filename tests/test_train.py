@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset import EpochSampler
+from data.loader import EpochBatches
 from misc.make_toy_voc import CLASSES, make_toy_voc
 from model import FasterRCNNVGG16
 from tests.voc_folder import break_in_the_middle
@@ -139,21 +139,22 @@ def test_without_a_val_list_training_goes_on_unvalidated(home, tmp_path):
     assert "without validation" in done.stdout
     assert "train.py predict" in done.stdout
     assert "train.py eval" not in done.stdout  # on what?
-    assert sorted(p.name for p in (tmp_path / "runs/blind").iterdir()) == ["events.jsonl", "last.pth", "pictures"]
+    names = sorted(path.name for path in (tmp_path / "runs/blind").glob("[!.]*"))
+    assert names == ["events.jsonl", "last.pth", "pictures", "run.json"]
     done = run(tmp_path, "train", *SMALL, "--voc-data-dir=toy", "--val-split=val", code=2)
     assert "val.txt" in done.stderr
 
 
 def test_a_picture_that_breaks_in_mid_run_is_one_line_and_nothing_is_lost(home, tmp_path):
     shutil.copytree(home / "toy", tmp_path / "toy")
-    last = [*EpochSampler(8)][-1]  # in the order of the first epoch: seven steps come before it
+    last = EpochBatches(8, 1).order()[-1]  # in the order of the first epoch: seven steps come before it
     picture = tmp_path / f"toy/JPEGImages/{last + 1:06}.jpg"
     break_in_the_middle(picture)
     words = ["--voc-data-dir=toy", "--epoch=3", "--visdom=False", "--name=hurt", "--batch-size=1", "--num-workers=1"]
     done = run(tmp_path, "train", *SMALL[:3], *words, code=2)
     assert picture.name in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    kept = torch.load(tmp_path / "runs/hurt/interrupted.pth", weights_only=True)
+    kept = torch.load(tmp_path / "runs/hurt/last.pth", weights_only=True)
     assert kept["other_info"]["step"] == 7
 
 
@@ -187,11 +188,11 @@ def test_a_run_keeps_its_numbers_and_pictures(home, tmp_path):
 
 def test_overwrite_sets_the_former_runs_files_aside(home, tmp_path):
     (tmp_path / "runs/again").mkdir(parents=True)
-    (tmp_path / "runs/again/interrupted.pth").write_text("the former run's")
+    (tmp_path / "runs/again/epoch-0003.pth").write_text("the former run's")
     words = [f"--voc-data-dir={home}/toy", "--max-iter=1", "--visdom=False", "--name=again", "--overwrite"]
     run(tmp_path, "train", *SMALL, *words)
-    names = sorted(path.name for path in (tmp_path / "runs/again").iterdir())
-    assert names == ["best.pth", "events.jsonl", "interrupted.pth.old", "last.pth", "pictures"]
+    names = sorted(path.name for path in (tmp_path / "runs/again").iterdir() if path.name[0] != ".")
+    assert names == ["best.pth", "epoch-0003.pth.old", "events.jsonl", "last.pth", "pictures", "run.json"]
 
 
 def test_a_run_may_overwrite_the_one_that_it_starts_from(home, tmp_path):
@@ -224,7 +225,10 @@ def test_a_run_that_is_stopped_keeps_what_it_learned(home, tmp_path, how):
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 128 + how
     assert "Traceback" not in stderr
-    assert (tmp_path / "runs/stopped/interrupted.pth").exists()
+    assert "--resume=runs/stopped goes on from there" in stderr
+    kept = torch.load(tmp_path / "runs/stopped/last.pth", weights_only=True)["other_info"]
+    assert f"stopped after step {kept['step']:,} of" in stderr
+    assert kept["step"] == 4 * kept["epoch"] + kept["batch"] >= 4
 
 
 def test_debug_file_opens_ipdb(home, tmp_path):

@@ -43,7 +43,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_in_the_same_curves(home):
         assert process.wait() != 0, (home / "killed.log").read_text()
     with running_server(home / "another_server") as (port, _):  # which knows nothing of the run
         done = run(home, *words, f"--port={port}")
-        assert "going on from runs/killed/last.pth, behind epoch" in done.stdout
+        assert "going on from runs/killed/last.pth: epoch" in done.stdout
         page = Page(port, "killed")
         for win in ("total_loss", "test_map", "learning_rate"):
             expected = points(home / "runs/whole", win)
@@ -59,19 +59,16 @@ def test_a_killed_run_goes_on_to_the_same_weights_in_the_same_curves(home):
 
 def test_a_finished_run_goes_on_for_more_epochs_with_its_own_options(home):
     run(home, *TRAIN, "--voc-data-dir=toy", "--visdom=False", "--name=short", "--epoch=2", "--env=mine")
-    (home / "runs/short/interrupted.pth").write_text("of a former end")
     done = run(home, "train", *BESIDE, "--resume=runs/short", "--visdom=False", "--epoch=6")
     assert "6 epochs" in done.stdout
     assert points(home / "runs/short", "total_loss") == points(home / "runs/whole", "total_loss")
-    assert (home / "runs/short/interrupted.pth.old").exists()
-    assert not (home / "runs/short/interrupted.pth").exists()
     kept = torch.load(home / "runs/short/last.pth", weights_only=True)
     assert (kept["config"]["env"], kept["config"]["epoch"]) == ("mine", 6)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["--resume=runs/whole"], "--resume=runs/whole/last.pth: has had its 6 epochs; for more give --epoch=7"),
+    [(["--resume=runs/whole"], "--resume=runs/whole: has had its 6 epochs; for more give --epoch=7"),
      (["--resume=runs/whole", "--epoch=7", "--batch-size=4"], "but 6 epochs of these data have 12"),
      (["--resume=runs/whole", "--config=runs/whole"], "--config and --resume"),
      (["--resume=runs/whole/best.pth"], "goes on from a run's last.pth"),

@@ -20,9 +20,9 @@ def test_the_rpn_recall_is_the_share_of_boxes_that_some_proposal_meets(plus_one,
     low, well = box - torch.tensor([0.0, 0, 4, 0]), box - torch.tensor([0.0, 0, 2, 0])  # IoU 0.6 and 0.8
     rois = torch.cat([box + 100, low, well])
     boxes = [torch.cat([box, box + 50]), torch.zeros(0, 4)]
-    trainer._count_found([rois, rois], [torch.tensor(2), torch.tensor(3)], boxes)  # the third slot is not used
+    trainer._counted.count_found([rois, rois], [torch.tensor(2), torch.tensor(3)], boxes)  # the third slot is not used
     assert trainer.rpn_recall == {0.5: 0.5, 0.7: 0.0}
-    trainer._count_found([rois], [None], [box])
+    trainer._counted.count_found([rois], [None], [box])
     assert trainer.rpn_recall == {0.5: 2 / 3, 0.7: 1 / 3}
     trainer.reset_meters()
     assert all(math.isnan(share) for share in trainer.rpn_recall.values())

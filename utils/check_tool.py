@@ -15,7 +15,7 @@ import torch
 from utils.bbox_tools import pixel_edges, resize_bbox
 from utils.errors import UserError
 from utils.image_tool import resized_size
-from utils.terminal_tool import say
+from utils.terminal_tool import say, tell, warn
 from utils.word_tool import counted, few
 
 _CHUNK = 50_000  # boxes that are compared with their anchors at a time
@@ -102,6 +102,14 @@ def data_table(db, best):
         rows.append((name, *(f"{n:,}" for n in counts), shown, *(_percent(learned >= least) for least in COVERED)))
     lines = [f"{db.split}: {counted(len(db), 'image')}, {_sizes(db)}; {_empty(db):,} without a box"]
     return "\n".join(lines + _aligned(rows))
+
+
+def tell_anchors(model, train_db, val_db):
+    """Say, before a run, what its anchors cover, and warn of what `notices` has."""
+    best = best_anchor_ious(model, train_db)
+    tell(anchor_line(best))
+    for line in notices(train_db, val_db, best):
+        warn(line)
 
 
 def notices(train_db, val_db, best):

@@ -4,7 +4,6 @@ import argparse
 import ctypes
 import difflib
 import os
-import random
 import select
 import signal
 import sys
@@ -12,7 +11,6 @@ from bdb import BdbQuit
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from utils.errors import UserError
@@ -68,33 +66,6 @@ def return_free_memory():
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def free_run_dir(name, overwrite=False, root="runs"):
-    """runs/NAME. Raises UserError if it has checkpoints and `overwrite` is not set."""
-    path = Path(root, name)
-    if ".." in path.parts or Path(name).is_absolute():
-        raise UserError(f"--name={name}: is a folder under {root}/; leave out '..' and a leading /")
-    if any(path.glob("*.pth")) and not overwrite:
-        raise UserError(f"--name={name}: {path} has checkpoints; choose another name, or allow it with --overwrite")
-    return path
-
-
-def make_run_dir(name, overwrite=False, root="runs"):
-    """`free_run_dir`, made if need be; checkpoints and the log that are there are set aside."""
-    path = free_run_dir(name, overwrite, root)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--name={name}: {path} can't be made ({error.strerror}); choose another name") from None
-    set_aside([*path.glob("*.pth"), *path.glob("events.jsonl")])
-    return path
-
-
-def set_aside(paths):
-    """Give files of a former run the ending .old: beside the new ones they would pass for those of this run."""
-    for path in paths:
-        path.replace(f"{path}.old")
-
-
 @contextmanager
 def writing(path):
     """Where a file is written: what goes wrong is one line."""
@@ -116,15 +87,8 @@ def beside(stem, end):
     return stem.with_name(stem.name + end)
 
 
-def seed_everything(seed):
-    """For the initial weights and dropout; all else draws from (seed, epoch, image)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def leave_with_the_state_saved():
-    """On SIGTERM, and when the terminal is closed (unless nohup has it ignored), as after Ctrl-C."""
+def heed_termination():
+    """SIGTERM, and a terminal that is closed (unless nohup has it ignored), leave as Ctrl-C does: by an exception."""
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) is not signal.SIG_IGN:
@@ -133,16 +97,6 @@ def leave_with_the_state_saved():
 
 def workers(n):
     return min(n, os.cpu_count() or 1)
-
-
-def is_finite(model):
-    return all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad)
-
-
-def check_finite(model, step):
-    """Before a checkpoint is written: one with NaN would take the place of a good one."""
-    if not is_finite(model):
-        raise UserError(f"the parameters are not finite after step {step}: lower --lr, or raise --warmup")
 
 
 def run_command(commands, argv, fire):

@@ -3,33 +3,15 @@
 Only `train.py` and `trainer.py` read `opt`; everything below them takes plain arguments.
 """
 
-import difflib
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
-from typing import get_type_hints
+from dataclasses import dataclass, fields
 
 from utils.errors import UserError
-from utils.option_values import FALSE, TRUE, flag, read_value, server_url
-
-GROUPS = ("data", "model", "schedule", "training", "run", "evaluation", "prediction")
-BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a run learns, not what
-# What --config does not take: what is of one machine, where a run begins, and what is written or read once.
-OF_ONE_RUN = BESIDE | {"use_chainer", "load_path", "finetune", "detections", "save_detections", "out", "image"}
-OF_MODEL = {"roi_n_sample", "nms_thresh", "max_dets"}  # a checkpoint says what they were for its own model
-OF_ALL_RUNS = {"plot_every", "eval_every"}  # of the group "run": it takes these alone
-
-
-def option(default, group, help, *, low=None, high=None, choices=None, also=()):
-    """A field with what `parse` checks and `--help` shows. `low` and `high` are inclusive, for each item of a tuple.
-
-    `also` has other words for some of the choices.
-    """
-    meta = {"group": group, "help": help, "low": low, "high": high, "choices": choices, "also": dict(also)}
-    return field(default=default, metadata=meta)
+from utils.option_set import OptionSet, option
+from utils.option_values import FALSE, TRUE, flag, save_interval, server_url
 
 
 @dataclass
-class Config:
+class Config(OptionSet):
     """Options with their defaults. Use `parse` to change them from a command line or from keywords."""
 
     # data
@@ -165,6 +147,9 @@ class Config:
         low=0,
         high=2**32 - 1,
     )
+    deterministic: bool = option(
+        False, "training", "the same numbers in every run on a GPU too, where that is slower; on a CPU they always are"
+    )
     device: str = option("auto", "training", "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")
     amp: str = option(
         "auto", "training", "precision of the network: bf16, fp16, off (float32); auto takes bf16 where it is fast",
@@ -177,9 +162,18 @@ class Config:
         None, "run", "for dashboard and report: folder of a recorded run, as runs/NAME; a,b: several in the same plots"
     )
     resume: str | None = option(
-        None, "run", "go on behind the last whole epoch of a run, with its options and those given: auto, the run of "
-        "--name if it has one; or its folder, runs/NAME"
+        None, "run", "go on where a run was saved last, with its options and those given, to the same end: its folder, "
+        "runs/NAME, or auto, the run of --name if there is one"
     )  # fmt: skip
+    save_every: str = option(
+        "10min", "run", "how often last.pth is saved beside the ends of epochs: a time, 30s, 10min or 2h, or steps, 500"
+    )
+    keep: int = option(0, "run", "of so many of the last epochs the checkpoint is kept, as epoch-0007.pth", low=0)
+    on_nonfinite: str = option(
+        "stop", "run", "what a loss or gradient that is not finite does: stop ends the run, skip leaves the batch out; "
+        "both keep the batch in runs/NAME/nonfinite", choices=("stop", "skip"),
+    )  # fmt: skip
+    nonfinite_limit: int = option(10, "run", "batches that are left out so at most; one more ends the run", low=0)
     overwrite: bool = option(False, "run", "allow a folder that has checkpoints, or in predict annotations, already")
     env: str = option("faster-rcnn", "run", "environment in visdom; dashboard: by default the run's name")
     port: int = option(8097, "run", "visdom's port (or set VISDOM_PORT)", low=1, high=65535)
@@ -248,33 +242,6 @@ class Config:
         """The folder or folders that hold the data of the kind `data`."""
         return self.coco_data_dir if self.data == "coco" else self.voc_data_dir
 
-    def parse(self, given):
-        """Take options, as strings from a command line or as values, checked. Nothing changes if one is wrong.
-
-        Args:
-            given: name → value; names with '-' or '_'.
-
-        Returns:
-            self; `self.given` has the names.
-
-        Raises:
-            UserError: an unknown name (the nearest is suggested), a wrong type, or a value out of range.
-        """
-        known = {f.name for f in fields(self)}
-        values = {}
-        for name, value in given.items():
-            name = name.replace("-", "_")
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {flag(near[0])}?" if near else "see --help for the list"
-                raise UserError(f"{flag(name)}: unknown option; {hint}")
-            values[name] = convert(name, value)
-        self._check(values)
-        for name, value in values.items():
-            setattr(self, name, value)
-        self.given = getattr(self, "given", frozenset()) | set(values)
-        return self
-
     def _check(self, values):
         """What one option forbids to another."""
         if values.get("use_chainer"):
@@ -291,6 +258,7 @@ class Config:
                 raise UserError(f"{flag(name)} and --caffe-pretrain both say where the weights come from; give one")
         after = {f.name: getattr(self, f.name) for f in fields(self)} | values
         server_url(after["visdom_server"])
+        save_interval(after["save_every"])
         other = {"voc": "coco", "coco": "voc"}[after["data"]]
         if f"{other}_data_dir" in values and f"{after['data']}_data_dir" not in values:  # the default would be read
             raise UserError(f"{flag(f'{other}_data_dir')} goes with --data={other}; give both, or leave it out")
@@ -311,72 +279,17 @@ class Config:
         if after["load_path"] and after["finetune"]:
             raise UserError("--load-path and --finetune both name a checkpoint; give one of them")
 
-    def that_decide(self):
-        """The options by which a run learns what it learns, as plain values: two runs with the same are the same."""
-        groups = {f.name: f.metadata["group"] for f in fields(self)}
-        return {
-            name: value
-            for name, value in self.state_dict().items()
-            if groups[name] in ("data", "model", "schedule", "training") and name not in BESIDE
-        }
+    def check_schedule(self, goes_on=False):
+        """What a training run's schedule needs, and what it would not read; `goes_on`: with a former run's state.
 
-    def check_schedule(self):
-        """What a training run's schedule needs, and what it would not read. Raises UserError."""
+        Raises UserError.
+        """
         if self.schedule == "fast_rcnn" and not self.proposals:
             raise UserError("--schedule=fast_rcnn learns from stored proposals: name their files with --proposals")
         if self.schedule != "fast_rcnn" and self.proposals:
             raise UserError(f"--schedule={self.schedule} learns from its own proposals: leave out --proposals")
-        if self.schedule == "alternating" and (self.load_path or self.finetune):
+        if self.schedule == "alternating" and (self.finetune or (self.load_path and not goes_on)):
             raise UserError("--schedule=alternating begins from ImageNet weights: leave out --load-path and --finetune")
-
-    def update_known(self, stored):
-        """Take the options of a checkpoint that this version has; others and unreadable ones are left."""
-        names = {f.name for f in fields(self)} - {"use_chainer", "load_path", "finetune"}  # where that run began
-        return self.parse(_readable(stored, names))
-
-    def begin_with(self, stored, names, model=None):
-        """Take from the options of a checkpoint what another run may begin with; `parse` comes after it.
-
-        Only what is not this version's default counts as given.
-
-        Args:
-            stored: name → value.
-            names: the options that are wanted.
-            model: the network, if another one was named: it has its own anchors, RoIs and proposals.
-        """
-        wanted = {f.name for f in fields(self) if f.name in names and f.name not in OF_ONE_RUN and
-                  (f.metadata["group"] != "run" or f.name in OF_ALL_RUNS)}  # fmt: skip
-        if model not in (None, stored.get("model", self.model)):
-            wanted -= {f.name for f in fields(self) if f.metadata["group"] == "model" and f.default is None}
-            wanted -= OF_MODEL
-        taken = _readable(stored, wanted)
-        for name, value in taken.items():
-            setattr(self, name, value)
-        defaults = {f.name: f.default for f in fields(self)}
-        self.given = getattr(self, "given", frozenset()) | {name for name in taken if taken[name] != defaults[name]}
-
-    def words(self):
-        """The options that are not the default, as a command line has them."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return [f"{flag(k)}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items()]
-
-    def state_dict(self):
-        """The options as plain values."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-
-def convert(name, value):
-    """`value` (a string or a Python value) as the type that the option `name` declares, within its range."""
-    return read_value(flag(name), value, get_type_hints(Config)[name], Config.__dataclass_fields__[name].metadata)
-
-
-def _readable(stored, names):
-    """Those of the stored values that are options of this version, and within their range."""
-    readable = {}
-    for name in names & stored.keys():
-        with suppress(UserError):
-            readable[name] = convert(name, stored[name])
-    return readable
 
 
 opt = Config()

@@ -108,16 +108,17 @@ def page_is_there() -> bool:
 
 
 @contextmanager
-def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None) -> Iterator[Visualizer]:
+def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None, n_events=None) -> Iterator[Visualizer]:
     """The `Visualizer` of a run, saved and closed at its end; what it records is kept in `run_dir`, see `EventLog`.
 
     Args:
         env: the environment in visdom.
         mode, server: see `serving`.
         about: name → value, for the window `config`.
-        go_on_from: the step of the checkpoint with which the run goes on: the curves go on from there.
+        go_on_from, n_events: the step of the checkpoint with which the run goes on, and the number of the event that
+            came next: the curves go on from there.
     """
-    events = EventLog(run_dir, go_on_from)
+    events = EventLog(run_dir, go_on_from, n_events)
     with serving(mode, server) as (server, started):
         vis = Visualizer(env, server=server, enabled=mode != "off", events=events)
         if mode != "off":
@@ -141,7 +142,7 @@ def dashboard(env, mode, server, label_names, run_dir, about, go_on_from=None) -
             vis.flush(LAST_WORDS if vis.connected else 0)
             vis.close()
             if events.problem:
-                warn(f"{events.problem}; what came later is not in the run's log")
+                warn(f"{events.problem}; the run's log lacks a part")
             if started and mode == "auto":
                 tell(f"the dashboard's server ends with the run (--visdom=keep leaves it running); "
                     f"python train.py dashboard --run={run_dir} shows the run again")  # fmt: skip

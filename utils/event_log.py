@@ -1,7 +1,8 @@
 """What a run records, kept in its folder: numbers and texts as lines of JSON, pictures as files beside them.
 
-A line of `events.jsonl` is an object with `time` (seconds since 1970), `step` (of the run), `win` (the dashboard's
-window), `kind`, and what that kind holds:
+A line of `events.jsonl` is an object with its number `n` (from 0, in the order of recording; a picture's line comes
+when its file is written), `time` (seconds since 1970), `step` (of the run), `win` (the dashboard's window), `kind`, and
+what that kind holds:
 
 | kind    | holds                                                                          |
 |---------|--------------------------------------------------------------------------------|
@@ -28,26 +29,31 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.event_check import problem_of
 from utils.file_tool import whole_file
+from utils.terminal_tool import warn
 from utils.vis_windows import Picture
 
 FILE = "events.jsonl"
 MAX_WAITING = 20  # pictures that are not yet written: of a disk that is slower than the run the oldest are left out
+MAX_UNWRITTEN = 16_000_000  # bytes of lines that wait for the disk; of more, the older half goes
+RETRY_EVERY = 5.0  # seconds between two attempts at a disk that took nothing
 MAX_KEPT = 100  # files of a window whose pictures take each other's place: of more every second goes, but the newest
 
 
 class EventLog:
     """Writes the events of a run. For a `with`, or `close` it.
 
-    Numbers and texts are in the file when `add` returns (some 20 µs); pictures are encoded and written on a thread. A
-    disk that takes nothing any more ends the log, not the run: `problem` says why.
+    Numbers and texts are in the file when `add` returns (some 20 µs); pictures are encoded and written on a thread.
+    What a disk does not take (it is full, say) waits for it, up to `MAX_UNWRITTEN` bytes, and the run goes on.
 
     Args:
         folder: the run's.
         go_on_from: the step of the checkpoint with which a run goes on: what was recorded after it goes.
+        n_events: the number that the next event had then; None (an older checkpoint's) judges by the step alone.
 
     Attributes:
         step (int): that of the next events; whoever counts the steps sets it.
-        problem (str | None): why nothing more is written.
+        n_events (int): the number of the next event.
+        problem (str | None): why something that was recorded is not in the file.
         n_dropped (int): pictures that were left out.
         ending (str): what the last event will say: 'done', or 'stopped' if whoever closes the log sets it.
 
@@ -55,8 +61,10 @@ class EventLog:
         UserError: the file can't be written.
     """
 
-    def __init__(self, folder: str | os.PathLike, go_on_from: int | None = None):
-        self.folder, self.step, self.problem, self.n_dropped = Path(folder), go_on_from or 0, None, 0
+    def __init__(self, folder: str | os.PathLike, go_on_from: int | None = None, n_events: int | None = None):
+        self.folder, self.step, self.n_dropped = Path(folder), go_on_from or 0, 0
+        self._unwritten, self._retry_at = bytearray(), 0.0
+        self._waits_for = self._lost = None  # why lines wait, and why some will never be there
         self.ending = "done"
         self._lock = threading.Lock()
         self._waiting: deque = deque()
@@ -66,19 +74,18 @@ class EventLog:
         path = self.folder / FILE
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _keep_until(self.folder, -1 if go_on_from is None else go_on_from)
-            self._file = path.open("a", encoding="utf-8")
+            self.n_events = _keep_until(self.folder, -1 if go_on_from is None else go_on_from, n_events)
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise UserError(f"{path}: can't be written ({error.strerror}); choose another --name") from None
 
     def add(self, win: str, kind: str, **content):
         """Record an event; `content` is what JSON can hold, see the module."""
-        self._write({"time": round(time.time(), 3), "step": self.step, "win": win, "kind": kind, **content})
+        self._write(self._event(win, kind, **content))
 
     def add_picture(self, win: str, picture: Picture, caption: str | None = None):
         """Record a picture; one with a caption stays beside the former ones of its window."""
-        event = {"time": round(time.time(), 3), "step": self.step, "win": win, "kind": "img"}
-        event |= {} if caption is None else {"caption": caption}
+        event = self._event(win, "img", **({} if caption is None else {"caption": caption}))
         with self._lock:
             self._waiting.append((event, picture))
             if len(self._waiting) > MAX_WAITING:
@@ -97,6 +104,7 @@ class EventLog:
             self._thread.join(timeout)
         self.add("", "end", why=self.ending)
         with self._lock:
+            self._write_out(now=True)
             self._file.close()
 
     def __enter__(self):
@@ -107,14 +115,52 @@ class EventLog:
             self.ending = "stopped"
         self.close()
 
+    def _event(self, win, kind, **content):
+        with self._lock:
+            n, self.n_events = self.n_events, self.n_events + 1
+        return {"n": n, "time": round(time.time(), 3), "step": self.step, "win": win, "kind": kind, **content}
+
     def _write(self, event):
+        with self._lock:
+            if not self._file.closed:
+                self._unwritten += _line(event).encode()
+                self._write_out()
+
+    def _write_out(self, now=False):
+        """Write what is waiting. A disk that took nothing is tried again after a while, or `now`."""
+        if self._retry_at > time.monotonic() and not now:
+            return
+        try:
+            while self._unwritten:
+                del self._unwritten[: self._file.write(self._unwritten)]  # a full disk may take a part
+            self._retry_at, self._waits_for = 0.0, None
+        except OSError as error:
+            self._retry_at = time.monotonic() + RETRY_EVERY
+            self._waits_for = self._tell(self.folder / FILE, error)
+            if len(self._unwritten) > MAX_UNWRITTEN:
+                begin, end = (self._unwritten.find(b"\n", at) + 1 for at in (0, MAX_UNWRITTEN // 2))
+                del self._unwritten[begin:end]  # the first line may be in the file in part
+                self._lost = self._waits_for
+
+    def _tell(self, path, error):
+        """Say it, the first time."""
+        problem = f"{path}: can't be written ({error.strerror})"
+        if self.problem is None:
+            warn(f"{problem}; it is tried again, and the run goes on")
+        return problem
+
+    @property
+    def problem(self) -> str | None:
+        return self._lost or self._waits_for
+
+    def sync(self):
+        """Wait until the disk has what is recorded: before a checkpoint says how much that is."""
         try:
             with self._lock:
-                if self.problem is None and not self._file.closed:
-                    self._file.write(_line(event))
-                    self._file.flush()
+                self._write_out(now=True)
+                os.fsync(self._file.fileno())
         except OSError as error:
-            self.problem = f"{self.folder / FILE}: can't be written ({error.strerror})"
+            self._waits_for = self._tell(self.folder / FILE, error)
 
     def _write_pictures(self):
         while True:
@@ -132,7 +178,7 @@ class EventLog:
         name = f"pictures/{_file_name(event['win'])}-{event['step']:08}.jpg"
         path = self.folder / name
         try:
-            with whole_file(path) as partial:
+            with whole_file(path, durable=False) as partial:
                 partial.write_bytes(picture.jpeg())
             if "caption" not in event:
                 kept = self._kept.setdefault(event["win"], [])
@@ -142,7 +188,8 @@ class EventLog:
                         old.unlink(missing_ok=True)
                     self._kept[event["win"]] = [*kept[:-1:2], path]
         except OSError as error:
-            self.problem = f"{path}: can't be written ({error.strerror})"
+            self._lost = self._tell(path, error)
+            return  # a line without its file would show nothing
         self._write(event | {"file": name})
 
 
@@ -227,13 +274,16 @@ def _event(path, n, line):
     return event
 
 
-def _keep_until(folder, step):
-    """Leave out what was recorded after `step`; the file is whole at any moment."""
+def _keep_until(folder, step, n_events):
+    """Leave out what was recorded after a checkpoint; the file is whole at any moment. Returns the next number."""
     path = folder / FILE
     if path.exists():
         with whole_file(path) as partial, partial.open("w", encoding="utf-8") as kept:
-            events = (event for event in read_events(folder) if event["step"] <= step and event["kind"] != "end")
-            kept.writelines(map(_line, events))
+            for event in read_events(folder):
+                recorded = event["step"] <= step and (n_events is None or event.get("n", -1) < n_events)
+                if recorded and event["kind"] != "end":
+                    kept.write(_line(event))
+    return n_events or 0
 
 
 def _line(event):

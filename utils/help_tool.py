@@ -6,7 +6,8 @@ import textwrap
 from typing import get_type_hints
 
 from utils.command_options import options_of
-from utils.config import GROUPS, Config
+from utils.config import Config
+from utils.option_set import GROUPS
 from utils.option_values import flag, type_name
 
 HELP = ("-h", "--help", "--help-all", "--help=all")

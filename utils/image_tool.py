@@ -115,7 +115,7 @@ def write_jpeg(path, rgb):
     """
     if max(rgb.shape[:2]) > MAX_JPEG_SIDE:
         raise UserError(f"{path}: {rgb.shape[1]}×{rgb.shape[0]} px; a JPEG has {MAX_JPEG_SIDE} a side at most; cut it")
-    with whole_file(path) as partial:
+    with whole_file(path, durable=False) as partial:
         Image.fromarray(rgb).save(partial, "JPEG", quality=95)
 
 

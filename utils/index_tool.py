@@ -93,6 +93,6 @@ class FileIndex:
         if self.path and self._changed:
             files = {key: entry for key, entry in self._known.items() if os.path.exists(key.partition(" ")[2])}
             body = json.dumps(files).encode()
-            with suppress(OSError), whole_file(self.path) as partial:
+            with suppress(OSError), whole_file(self.path, durable=False) as partial:
                 partial.write_bytes(_head(body) + b"\n" + body)
             self._changed = False

@@ -27,6 +27,20 @@ class Memory(NamedTuple):
         return f"about {_gb(self.total)} GB ({parts})"
 
 
+def smaller(opt, step: int) -> str:
+    """What to do when step `step` ran out of memory; `opt` is the run's `Config`."""
+    others = "smaller pictures (--min-size, --max-size), --amp=bf16 or a smaller --model need less"
+    fewer = f"try --batch-size={opt.batch_size // 2}; " if opt.batch_size > 1 else ""
+    return f"step {step:,}: no memory is left for a batch of {opt.batch_size}: {fewer}{others}"
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether `error` says that there is no memory left, of the machine or of a GPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # of torch's allocator on a CPU
+
+
 def _gb(n):
     return f"{n / 1e9:.1f}" if n >= 1e9 else f"{n / 1e9:.2f}"
 

@@ -1,6 +1,7 @@
 """Values of options: from the text of a command line to the type and range that an option declares."""
 
 import difflib
+import re
 from typing import get_args
 from urllib.parse import urlsplit
 
@@ -59,6 +60,19 @@ def server_url(text) -> str:
     if port:
         raise UserError(f"--visdom-server={text}: the port goes to --port; leave it out here")
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def save_interval(text) -> tuple[int | None, float | None]:
+    """The value of --save-every as (steps, None) or (None, seconds).
+
+    Raises:
+        UserError: it is neither.
+    """
+    number, unit = re.fullmatch(r"([0-9]{1,9})(.*)", str(text)).groups() if re.match("[0-9]", str(text)) else ("0", "")
+    seconds = {"s": 1, "m": 60, "min": 60, "h": 3600}.get(unit)
+    if int(number) == 0 or (unit and seconds is None):
+        raise UserError(f"--save-every={text}: must be a number of steps, as 500, or a time, as 30s, 10min or 2h")
+    return (None, float(int(number) * seconds)) if unit else (int(number), None)
 
 
 def _listed(value):

@@ -10,6 +10,9 @@ import torch
 
 MEMORY_OF_PACE = 0.8  # of the moving average by which the end is foretold: a look counts a fifth
 
+# What `state_dict` has of a Pace, and as what.
+KEPT = {"waited": float, "n_steps": int, "n_images": int, "seconds_a_step": float, "seconds_an_evaluation": float}
+
 
 class Pace:
     """Where the time of a training run goes, by the host's clock.
@@ -71,6 +74,19 @@ class Pace:
         self._seconds_a_step = weight * (before or 0.0) + (1 - weight) * seconds / n
         self._begin_anew()
         return taken
+
+    def state_dict(self) -> dict:
+        """What was counted since the last `take`, and the pace so far, as plain values."""
+        seconds = time.perf_counter() - self._begin - self._aside
+        own = {name: getattr(self, f"_{name}") for name in KEPT}
+        return {"seconds": seconds, **own}
+
+    def load_state_dict(self, state: dict):
+        """Take up what `state_dict` gave. Raises KeyError, TypeError or ValueError for something else."""
+        self._begin_anew()
+        self._begin -= float(state["seconds"])
+        for name, kind in KEPT.items():
+            setattr(self, f"_{name}", None if state[name] is None else kind(state[name]))
 
     def seconds_left(self, step: int) -> float | None:
         """Until the end, evaluations with it, as far as one was seen; None before the first `take`."""

@@ -1,7 +1,6 @@
 """What a training run says of itself: before it begins what it will do, after its end what it made."""
 
 import shlex
-from pathlib import Path
 
 from utils.image_tool import resized_size
 from utils.memory_tool import training_memory
@@ -76,18 +75,6 @@ def closing_lines(opt, run_dir, best, has_val, seconds):
     """
     made = [f"  {run_dir / name}: {what}" for name, what in MADE.items() if (run_dir / name).exists()]
     return [f"made in {duration(seconds)}:", *made, *next_lines(opt, run_dir, best, has_val)]
-
-
-def stopped_line(path, facts) -> str:
-    """How `path`, the checkpoint of a run that was stopped, is used. `facts`: what it says of the schedule."""
-    path = Path(path)
-    if "alternating" in facts:
-        return f"the state is in {path}; the same command goes on behind the last whole epoch"
-    if (path.parent / "last.pth").exists():
-        return (
-            f"python train.py train --resume={path.parent} goes on behind the last whole epoch; weights are in {path}"
-        )
-    return f"the weights and the optimizer's state are in {path}, with which --load-path starts another run"
 
 
 def next_lines(opt, run_dir, best, has_val):

@@ -3,6 +3,8 @@
 Only what autocast lists (convolutions, matrix products) leaves float32; boxes, NMS and losses never do.
 """
 
+import os
+
 import torch
 
 from utils.errors import UserError
@@ -43,3 +45,11 @@ def in_full_precision(x, *layers):
     """
     with autocast(x.device, None):
         return tuple(layer(x.to(next(layer.parameters(), x).dtype)) for layer in layers)
+
+
+def be_deterministic(wanted):
+    """With True: only algorithms that give the same numbers in every run; on a CPU there are no others here."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is made
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from utils.cli_tool import make_room, writing
-from utils.config import OF_MODEL, Config, flag
+from utils.config import Config
 from utils.errors import UserError
 from utils.event_log import Tail
 from utils.file_tool import whole_file
 from utils.image_tool import image_sizes
+from utils.option_set import OF_MODEL
+from utils.option_values import flag
 from utils.pace_tool import duration
 from utils.page_tool import HtmlPage, MarkdownPage
 from utils.plot_tool import MAX_CLASSES, Series, bars_figure, curves_figure, matrix_figure, precision_recall_figure

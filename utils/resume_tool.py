@@ -1,37 +1,117 @@
-"""A run that goes on behind the last whole epoch of a former one: which file, with which options, from where."""
+"""A run that goes on where it was saved last: which file, with which options, from which step."""
 
+import math
+import shlex
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
-from utils.checkpoint import options_in
+from utils.checkpoint import options_in, read_checkpoint, stored_options
+from utils.command_options import options_of, refuse_unread, refuse_without_needed
+from utils.dashboard_tool import from_environment
 from utils.errors import UserError
+from utils.run_folder import LAST, PREVIOUS, read_facts
+from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, set_verbosity, warn
 
-LAST = "last.pth"  # written at the end of each epoch
+
+def read_options(opt, command, args, kwargs):
+    """The command line into `opt`, a `Config`; returns the checkpoint that --resume goes on from, or None.
+
+    Args:
+        command: its name.
+        args, kwargs: what fire made of the line: words without --, which are refused, and name → value.
+    """
+    if args:
+        raise UserError(f"{args[0]}: an option is written --name=value; --help lists them")
+    refuse_unread(command, kwargs)
+    path = file_to_resume(kwargs.get("resume"), kwargs.get("name"))
+    if path and kwargs.get("config"):
+        raise UserError("--config and --resume both say which run's options are meant; give one of them")
+    state = read_last(path) if path else None
+    if state:
+        take_options(opt, state, options_of(command).names, kwargs.get("model"))
+    elif config := kwargs.get("config"):
+        opt.begin_with(stored_options(config), options_of(command).names, kwargs.get("model"))
+    opt.parse(from_environment(kwargs) | kwargs)
+    if state:
+        opt.load_path = state.path
+        opt.finetune, opt.given = None, opt.given | {"load_path"}
+    refuse_without_needed(command, opt)
+    set_verbosity(QUIET if opt.quiet else VERBOSE if opt.verbose else USUAL)
+    detail(f"options: {shlex.join(opt.words())}")
+    return state
 
 
-def file_to_resume(resume: str | None, name: str | None, schedule: str | None = None) -> Path | None:
+@dataclass
+class Position:
+    """How far a run is: what a checkpoint's `other_info` has under these names."""
+
+    epoch: int = 0  # whole epochs, their evaluation with them
+    batch: int = 0  # steps of the next one
+    step: int = 0  # in all; of the schedule's part, if it has several
+    part: int = 1  # of the schedule
+    total_step: int = 0  # of the run
+    done: int = 0  # 1 when the part's last evaluation is behind it
+
+    def advance(self, n: int):
+        """By so many steps."""
+        self.batch, self.step, self.total_step = self.batch + n, self.step + n, self.total_step + n
+
+    def info(self) -> dict[str, int]:
+        """As it is saved."""
+        return vars(self).copy()
+
+
+def file_to_resume(resume: str | None, name: str | None) -> Path | None:
     """The checkpoint that --resume means; None where nothing is resumed, or 'auto' finds none yet.
 
     Args:
         resume: 'auto', or a run's folder, or the last checkpoint in it.
         name: --name, the run of 'auto'.
-        schedule: the command line's; 'alternating' goes on whenever it can, by itself.
 
     Raises:
         UserError: there is no such file, or it is not a run's last one.
     """
-    if not resume or schedule == "alternating":
+    if not resume:
         return None
-    if resume == "auto":
-        if not name:
-            raise UserError("--resume=auto: goes on with the run of --name; add it, or give --resume=runs/NAME")
-        path = Path("runs", name, LAST)
-        return path if path.exists() else None
-    path = Path(resume, LAST) if Path(resume).is_dir() else Path(resume)
+    if resume == "auto" and not name:
+        raise UserError("--resume=auto: goes on with the run of --name; add it, or give --resume=runs/NAME")
+    path = Path("runs", name) if resume == "auto" else Path(resume)
+    path = path / LAST if path.is_dir() or resume == "auto" else path
     if path.name != LAST:
         raise UserError(f"--resume={resume}: goes on from a run's {LAST}; --load-path starts another run with any file")
-    if not path.exists():
-        raise UserError(f"--resume={resume}: there is no {path}; name the folder of a run that has had an epoch")
-    return path
+    if path.exists() or path.with_name(PREVIOUS).exists():
+        return path
+    if resume == "auto":
+        return None
+    raise UserError(f"--resume={resume}: there is no {path}; name the folder of a run that was saved")
+
+
+def read_last(path: Path):
+    """The `Checkpoint` at `path`, or where that is damaged, lost or another run's, its predecessor.
+
+    Raises:
+        UserError: neither can be used.
+    """
+    problems = []
+    for file in (path, path.with_name(PREVIOUS)):
+        if file.exists() or not problems:
+            try:
+                state = read_checkpoint(file)
+                _check_run(state)
+            except UserError as error:
+                problems.append(error)
+                continue
+            for problem in problems:
+                warn(f"{problem}; going on from {file}, which was saved before it")
+            return state
+    raise problems[0]
+
+
+def _check_run(state):
+    own = read_facts(Path(state.path).parent).get("run")
+    if own and state.run and state.run != own:
+        raise UserError(f"{state.path}: is of another run than its folder; put the right file there")
 
 
 def take_options(opt, state, names, model=None) -> None:
@@ -43,22 +123,54 @@ def take_options(opt, state, names, model=None) -> None:
         model: the network that the command line names, or None.
     """
     stored = options_in(state, "--resume")
-    if stored.get("schedule") == "alternating":
-        name = Path(state.path).parent.name
-        raise UserError(f"--resume: the alternating schedule goes on by itself: give {name} as --name alone")
     opt.begin_with(stored, names, model)
     opt.env = str(stored.get("env", opt.env))  # its curves go on where they are
 
 
-def check_position(opt, state, per_epoch: int) -> None:
-    """Raise UserError where the run can't go on behind an epoch of this many steps, or has had them all."""
-    epoch, step = state.other_info.get("epoch"), state.other_info.get("step")
-    if not (isinstance(epoch, int) and isinstance(step, int)):
-        raise UserError(f"--resume={opt.resume}: does not say how far it was; --load-path starts another run with it")
-    if epoch >= opt.epoch:
-        raise UserError(f"--resume={opt.resume}: has had its {epoch} epochs; for more give --epoch={epoch + 1} or so")
-    if step != epoch * per_epoch:
+def position_of(state) -> Position:
+    """Where the run was saved. Raises UserError where the file does not say."""
+    own = {name: state.other_info.get(name) for name in Position().info()}
+    if not all(type(value) is int and value >= 0 for value in own.values()):
+        raise UserError(f"{state.path}: does not say how far its run was; --load-path starts another run with it")
+    return Position(**own)
+
+
+def what_it_has_had(at: Position, opt, n_parts: int) -> str | None:
+    """All that the run was to have, in words, or None where something is left. `opt` is its `Config`."""
+    if at.part == n_parts and at.epoch >= opt.epoch:
+        return f"has had its {at.epoch} epochs; for more give --epoch={at.epoch + 1} or so"
+    if at.part == n_parts and opt.max_iter is not None and at.step >= opt.max_iter + (not at.done):
+        return f"has had its {at.step:,} steps; for more give another --max-iter"
+    return None
+
+
+def check_data(at: Position, state, ids, batch_size: int) -> None:
+    """Raise UserError where the run's next batch would not be the one that it would have had.
+
+    Args:
+        ids: of the training pictures, in their order.
+    """
+    per_epoch = math.ceil(len(ids) / batch_size)
+    if at.step != at.epoch * per_epoch + at.batch or at.batch > per_epoch:
         raise UserError(
-            f"--resume={opt.resume}: is at step {step:,}, but {epoch} epochs of these data have {epoch * per_epoch:,}: "
-            "the data or --batch-size are others, or --max-iter cut an epoch; --load-path starts another run with it"
+            f"{state.path}: is at step {at.step:,}, but {at.epoch} epochs of these data have "
+            f"{at.epoch * per_epoch:,}: the data or --batch-size are others; --load-path starts another run with it"
         )
+    if state.other_info.get("data") not in (None, fingerprint(ids)):
+        raise UserError(
+            f"{state.path}: learned from other pictures than these, or in another order; give it the same data, or "
+            "start another run with --load-path"
+        )
+
+
+def take_up(show, state) -> None:
+    """Let the `Show` of a run go on as it was saved. Raises UserError where the file does not say how."""
+    try:
+        show.load_state_dict(state.show)
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"{state.path}: lacks what its dashboard needs; --load-path starts another run") from None
+
+
+def fingerprint(ids) -> int:
+    """A number that other pictures, or the same in another order, hardly have."""
+    return zlib.crc32("\n".join(map(str, ids)).encode("utf-8", "surrogatepass"))

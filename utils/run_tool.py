@@ -10,7 +10,7 @@ from utils.event_log import FILE, read_events
 from utils.json_tool import read_json
 from utils.vis_windows import LOG_LINES
 
-CHECKPOINTS = ("best.pth", "last.pth", "interrupted.pth")
+CHECKPOINTS = ("best.pth", "last.pth", "previous.pth")
 
 
 @dataclass

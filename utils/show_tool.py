@@ -10,7 +10,6 @@ import torch
 from utils.analysis_tool import errors_by_image, precision_recall
 from utils.bbox_tools import resize_bbox
 from utils.draw_tool import draw_bboxes, draw_many, draw_pair
-from utils.errors import UserError
 from utils.image_tool import inverse_normalize, resize, resized_size
 from utils.pace_tool import Pace, duration, memory_gb
 from utils.precision_tool import autocast
@@ -35,10 +34,9 @@ class Show:
         rois: of each of its pictures (P, 4) stored proposals, in place of the RPN's.
         before: steps of the run before this loop's step 0: those of the schedule's earlier parts.
         proposals: draw them too, and the anchors, at each look.
-        best: the best mAP of the run so far, or None.
     """
 
-    def __init__(self, trainer, pace: Pace, steps_per_epoch, db=None, rois=None, before=0, proposals=False, best=None):
+    def __init__(self, trainer, pace: Pace, steps_per_epoch, db=None, rois=None, before=0, proposals=False):
         self.trainer, self.pace, self.before, self.draws_proposals = trainer, pace, before, proposals
         self._steps_per_epoch = steps_per_epoch
         self._db, self._rois = db, rois
@@ -46,15 +44,26 @@ class Show:
         self._followed = np.linspace(0, len(db) - 1, n).round().astype(int).tolist() if n else []
         self._followed_step = None
         self._follow_at = 0  # the next step at which: after each evaluation, and whenever the steps have doubled
-        self._best = None if best is None else (best, None)  # mAP, and the epoch if it was in this loop
+        self._best = None  # mAP and epoch
         self._images_per_second = float("nan")  # at the last look
+
+    def state_dict(self):
+        """What the next look needs of the last ones, as plain values."""
+        own = {name: getattr(self, f"_{name}") for name in ("followed_step", "follow_at", "images_per_second")}
+        return {**own, "best": self._best and list(self._best), "pace": self.pace.state_dict()}
+
+    def load_state_dict(self, state):
+        """Take up what `state_dict` gave. Raises KeyError, TypeError or ValueError for something else."""
+        step, best = state["followed_step"], state["best"]
+        self._followed_step, self._follow_at = step if step is None else int(step), int(state["follow_at"])
+        self._images_per_second = float(state["images_per_second"])
+        self._best = best and (float(best[0]), int(best[1]))
+        self.pace.load_state_dict(state["pace"])
 
     def look(self, batch, step: int, bar):
         """The means since the last look go to the bar and the dashboard, with what the model sees in one image."""
         trainer, vis, model = self.trainer, self.trainer.vis, self.trainer.faster_rcnn
         losses, pace = trainer.get_meter_data(), self.pace.take()
-        if not np.isfinite(losses["total_loss"]):
-            raise UserError(f"the loss is not finite near step {step}: lower --lr, or raise --warmup")
         bar.set_postfix(loss=f"{losses['total_loss']:.3f}")
         with self.pace.aside():
             x = self.before + step
@@ -110,7 +119,7 @@ class Show:
             ),
         }
         if self._best is not None:
-            rows["best mAP"] = f"{self._best[0]:.4f}" + (f" after epoch {self._best[1]}" if self._best[1] else "")
+            rows["best mAP"] = f"{self._best[0]:.4f} after epoch {self._best[1]}"
         return table(rows.items())
 
     def _show_batch(self, batch):

@@ -219,7 +219,7 @@ class VideoWriter:
 
     def _open(self, height, width):
         name = next(name for name in ENCODERS if name in av.codecs_available)
-        partial = self._file.enter_context(whole_file(self.path))
+        partial = self._file.enter_context(whole_file(self.path, durable=False))
         self._container = av.open(str(partial.absolute()), "w", format="mp4")
         self._stream = self._container.add_stream(name, rate=self.rate)
         self._stream.height, self._stream.width = height + height % 2, width + width % 2

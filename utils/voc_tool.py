@@ -111,10 +111,10 @@ class VOCWriter:
         """A picture file, the img (3, H, W) that was read of it, and its R boxes with their class names."""
         target = self._images / _picture_name(path, self._free(name))
         if target.suffix != path.suffix:
-            with whole_file(target) as partial:
+            with whole_file(target, durable=False) as partial:
                 Image.fromarray(_to_hwc(img)).save(partial, "PNG")
         elif not _same(target, path):
-            with whole_file(target) as partial:
+            with whole_file(target, durable=False) as partial:
                 _link(path.resolve(), partial)
         self._annotate(target, img.shape[1:], bbox, names)
 
@@ -137,7 +137,7 @@ class VOCWriter:
         return name
 
     def _annotate(self, picture, size, bbox, names):
-        with whole_file(self._annotations / f"{picture.stem}.xml") as partial:
+        with whole_file(self._annotations / f"{picture.stem}.xml", durable=False) as partial:
             partial.write_bytes(voc_annotation(picture, size, bbox, names))
         self.ids[picture.stem] = None
 

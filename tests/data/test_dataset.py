@@ -11,16 +11,13 @@ from hypothesis import strategies as st
 from data.dataset import (
     Batch,
     Dataset,
-    EpochSampler,
     TestDataset,
     collate,
     inverse_normalize,
-    set_epoch,
-    test_loader,
     to_bytes,
     to_device,
-    train_loader,
 )
+from data.loader import EpochBatches, set_epoch, test_loader, train_loader
 from model import FasterRCNNTiny
 from utils.config import Config
 
@@ -312,12 +309,13 @@ def test_last_batch_is_the_rest():
 # Order
 
 
-def test_epoch_sampler_is_a_permutation_by_seed_and_epoch():
+def test_an_epochs_order_is_a_permutation_by_seed_and_epoch():
     def order(n, seed, epoch):
-        sampler = EpochSampler(n, seed)
-        sampler.epoch = epoch
-        assert len(sampler) == n
-        return list(sampler)
+        batches = EpochBatches(n, 4, seed)
+        batches.epoch = epoch
+        found = list(batches)
+        assert len(found) == len(batches) == -(-n // 4)
+        return list(chain(*found))
 
     first = order(50, 0, 0)
     assert sorted(first) == list(range(50))

@@ -5,7 +5,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from utils.config import Config, flag
+from utils.config import Config
+from utils.option_values import flag
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -53,9 +53,8 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, error, seen):
     save_checkpoint(path, content(1.0))
     before = path.read_bytes()
 
-    def half_write(_content, target):
-        with open(target, "wb") as file:
-            file.write(b"half")
+    def half_write(_content, file):
+        file.write(b"half")
         raise error
 
     monkeypatch.setattr(torch, "save", half_write)

@@ -9,7 +9,7 @@ import torch
 from fire.decorators import SetParseFn
 
 import train
-from utils.cli_tool import choose_device, error_line, make_run_dir, run_command
+from utils.cli_tool import choose_device, error_line, run_command
 from utils.config import Config
 from utils.errors import UserError
 
@@ -114,7 +114,7 @@ def test_the_overview_tells_the_exit_codes(commands, capsys):
 def test_real_commands_get_strings(monkeypatch, capsys, command):
     got = []
 
-    def stop(command, args, kwargs):
+    def stop(opt, command, args, kwargs):
         got.append(kwargs)
         raise UserError("stopped")
 
@@ -170,17 +170,3 @@ def test_device_that_is_not_there(name):
     with pytest.raises(UserError, match=f"--device={name}: ") as error:
         choose_device(name)
     assert "\n" not in str(error.value)
-
-
-def test_run_folder(tmp_path):
-    path = make_run_dir("a/b", root=tmp_path)
-    assert path == tmp_path / "a" / "b"
-    assert path.is_dir()
-    assert make_run_dir("a/b", root=tmp_path) == path  # nothing in it yet
-    (path / "best.pth").touch()
-    with pytest.raises(UserError, match=r"--name=a/b: .*--overwrite"):
-        make_run_dir("a/b", root=tmp_path)
-    assert make_run_dir("a/b", overwrite=True, root=tmp_path) == path
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="--name=file/x: "):
-        make_run_dir("file/x", root=tmp_path)

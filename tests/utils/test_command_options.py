@@ -17,13 +17,15 @@ from misc.make_toy_voc import make_toy_voc
 from model.zoo import NETWORK_OPTIONS
 from utils.cli_tool import run_command
 from utils.command_options import ALL, COMMAND_OPTIONS, options_of, refuse_unread
-from utils.config import GROUPS, Config, opt
+from utils.config import Config, opt
 from utils.errors import UserError
 from utils.help_tool import command_help
+from utils.option_set import GROUPS
 
 ROOT = Path(__file__).resolve().parents[2]
 READERS = ("train.py", "trainer.py", "model/start.py", "data/start.py",
-           *(f"utils/{name}.py" for name in ("plan_tool", "dashboard_tool", "command_options")))  # fmt: skip
+           *(f"utils/{name}.py" for name in ("plan_tool", "dashboard_tool", "command_options", "resume_tool",
+                                             "memory_tool")))  # fmt: skip
 NAMES = {f.name for f in fields(Config)}
 # What the code reads without an attribute of its name, and why.
 DYNAMIC = {"architecture_options": NETWORK_OPTIONS, "read_options": ("config",)}
@@ -91,13 +93,13 @@ def home(tmp_path_factory):
 
 def test_what_commands_read_when_they_run_is_what_they_list(home, monkeypatch, capsys):
     monkeypatch.chdir(home)
-    monkeypatch.setattr(train, "leave_with_the_state_saved", lambda: None)
+    monkeypatch.setattr(train, "heed_termination", lambda: None)
     read = set()
 
     def recording(self, name):
         if name in NAMES | DIRECTORY.keys():
             caller = Path(sys._getframe(1).f_code.co_filename).name
-            if caller not in ("config.py", "dataclasses.py"):  # checks of all, and copies of all
+            if caller not in ("config.py", "option_set.py", "dataclasses.py"):  # checks of all, and copies of all
                 read.update(DIRECTORY.get(name, (name,)))
         return object.__getattribute__(self, name)
 

@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def recorded(folder):
-    """The events but for their times, and without the last one, which says that the run is done."""
-    *events, last = ({name: value for name, value in event.items() if name != "time"} for event in read_events(folder))
+    """The events but for their times and numbers, and without the last one, which says that the run is done."""
+    beside = {"n", "time"}
+    *events, last = ({name: event[name] for name in event if name not in beside} for event in read_events(folder))
     assert last | {"step": 0} == {"step": 0, "win": "", "kind": "end", "why": "done"}
     return events
 
@@ -153,6 +154,44 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path):
     assert len(recorded(tmp_path)) == 4  # and one end
 
 
+def test_what_was_recorded_after_a_checkpoint_in_its_own_step_is_forgotten_too(tmp_path):
+    with EventLog(tmp_path) as log:
+        log.step = 40
+        log.add("loss", "point", x=40, y=1)
+        log.add_picture("gt_img", picture(1))
+        n = log.n_events  # the checkpoint's; the evaluation comes behind it
+        log.add("test_map", "point", x=1, y=0.5)
+    with EventLog(tmp_path, go_on_from=40, n_events=n) as log:
+        log.add("test_map", "point", x=1, y=0.7)
+    assert [event["win"] for event in recorded(tmp_path)] == ["loss", "gt_img", "test_map"]
+    assert points(tmp_path, "y") == [1, 0.7]
+    assert sorted(event["n"] for event in read_events(tmp_path)) == [0, 1, 2, 3]
+
+
+def test_of_too_much_that_waits_for_a_disk_the_newest_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_log, "MAX_UNWRITTEN", 2000)
+    log = EventLog(tmp_path)
+    real = log._file
+
+    class Full:
+        closed = False
+
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    log._file = Full()
+    for x in range(100):
+        log._retry_at = 0.0
+        log.add("loss", "point", x=x, y=1)
+    log._file = real
+    log.close()
+    kept = points(tmp_path)
+    assert kept[0] == 0
+    assert 5 < len(kept) < 30
+    assert kept[1:] == [*range(101 - len(kept), 100)]
+    assert "No space left" in log.problem
+
+
 def test_a_new_run_begins_anew(tmp_path):
     with EventLog(tmp_path) as log:
         log.add("loss", "point", x=0, y=1)
@@ -160,7 +199,7 @@ def test_a_new_run_begins_anew(tmp_path):
     assert recorded(tmp_path) == []
 
 
-def test_a_disk_that_fails_ends_the_log_and_not_the_run(tmp_path, monkeypatch):
+def test_what_a_disk_does_not_take_waits_for_it(tmp_path, capsys):
     log = EventLog(tmp_path)
     log.add("loss", "point", x=0, y=1)
     real = log._file
@@ -177,10 +216,13 @@ def test_a_disk_that_fails_ends_the_log_and_not_the_run(tmp_path, monkeypatch):
     log.add("loss", "point", x=1, y=1)
     log.add("loss", "point", x=2, y=1)
     assert "No space left" in log.problem
+    assert capsys.readouterr().err.count("events.jsonl: can't be written (No space left on device)") == 1
     log._file = real
+    log.sync()
+    assert log.problem is None
     log.add("loss", "point", x=3, y=1)
     log.close()
-    assert points(tmp_path) == [0]
+    assert points(tmp_path) == [0, 1, 2, 3]
 
 
 def test_a_place_that_takes_no_file(tmp_path):
@@ -224,5 +266,5 @@ def test_a_line_is_json_that_any_program_reads(tmp_path):
     with EventLog(tmp_path) as log:
         log.add("loss", "point", x=0, y=0.1)
     line = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[0])
-    assert set(line) == {"time", "step", "win", "kind", "x", "y"}
+    assert set(line) == {"n", "time", "step", "win", "kind", "x", "y"}
     assert os.listdir(tmp_path) == ["events.jsonl"]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset import TestDataset, test_loader
+from data.dataset import TestDataset
+from data.loader import test_loader
 from model import build_model
 from tests.stand_in import TWO, Detector
 from utils.inference_tool import detect_all, evaluate_model, propose_all

@@ -1,5 +1,6 @@
 """utils/show_tool.py: what a look and an evaluation leave in the log of events."""
 
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 from data.dataset import Batch
 from tests.test_trainer import BOXES, LABELS, NAMES, images, make_trainer
 from utils.detections import Detections
-from utils.errors import UserError
 from utils.eval_tool import evaluate_detections
 from utils.event_log import EventLog, read_events
 from utils.inference_tool import Evaluation
@@ -103,11 +103,19 @@ def test_proposals_are_drawn_only_on_request_and_nothing_is_followed_without_a_s
     assert not windows & {"proposals", "anchors", "followed_1"}
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    show = show_of(tmp_path)
-    show.trainer.update_meters([torch.tensor(float("nan"))] * 5)
-    with pytest.raises(UserError, match="not finite near step 7"):
-        show.look(batch_of(), 7, Bar())
+def test_a_show_goes_on_where_it_was(tmp_path):
+    """After a look within an interval, and an evaluation, another process shows what this one would have shown."""
+    show, again = show_of(tmp_path / "a"), show_of(tmp_path / "b")
+    look(show, 40)
+    show._best, show.pace._n_images = (0.5, 3), 7
+    state = json.loads(json.dumps(show.state_dict()))
+    again.load_state_dict(state)
+    kept = again.state_dict()
+    assert kept["pace"].pop("seconds") >= state["pace"].pop("seconds")
+    assert kept == state
+    assert "0.5000 after epoch 3" in again._progress(50)
+    assert again.pace.take()["n_images"] == 7
+    assert state["follow_at"] == 80
 
 
 def test_an_evaluation_shows_where_the_errors_are(tmp_path, monkeypatch):

@@ -1,0 +1,154 @@
+"""The order in which a dataset's samples come, and the processes that load them."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from data.dataset import Batch, RawBatch, collate
+from utils.errors import UserError
+from utils.terminal_tool import warn
+
+MAX_DEATHS = 3  # of loading processes, without a batch between them
+
+
+class EpochBatches(Sampler):
+    """The batches of an epoch, as lists of indices: a permutation that (seed, epoch) alone decide, cut into pieces.
+
+    Args:
+        n: images.
+        batch_size: images a batch; the last has what is left.
+        wide: of each image, whether it is wider than tall: batches are then of wide ones or of tall ones, so that
+            little is padded. What is left of both kinds at the end shares the last batches: there are as many as
+            without.
+
+    Attributes:
+        epoch: the order's.
+        skip: batches that are left out at the beginning: a run that goes on had them before.
+    """
+
+    def __init__(self, n, batch_size, seed=0, wide=None):
+        self.n, self.batch_size, self.seed, self.wide = n, batch_size, seed, wide
+        self.epoch = self.skip = 0
+
+    def __len__(self):
+        return math.ceil(self.n / self.batch_size)
+
+    def __iter__(self):
+        return iter(self._batches()[self.skip :])
+
+    def order(self):
+        """The epoch's permutation of the indices."""
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist()
+
+    def _batches(self):
+        size, whole, left = self.batch_size, [], []
+        waiting = {True: [], False: []}
+        for i in self.order():
+            own = waiting[self.wide is None or bool(self.wide[i])]
+            own.append(i)
+            if len(own) == size:
+                whole.append(own.copy())
+                own.clear()
+        left = waiting[True] + waiting[False]
+        return whole + [left[begin : begin + size] for begin in range(0, len(left), size)]
+
+
+def train_loader(dataset, batch_size=1, num_workers=0, wide=None):
+    """Batches of a `Dataset` in an order that seed and epoch decide; call `set_epoch(loader, epoch)` before each.
+
+    Args:
+        wide: of each image, whether it is wider than tall: see `EpochBatches`. None mixes them as they come.
+    """
+    batches = EpochBatches(len(dataset), batch_size, dataset.seed, wide)
+    return _loader(dataset, num_workers, batch_sampler=batches, collate_fn=collate, persistent_workers=num_workers > 0)
+
+
+def set_epoch(loader, epoch, skip=0):
+    """Tell order and augmentation which epoch it is; its first `skip` batches are left out."""
+    loader.batch_sampler.epoch, loader.batch_sampler.skip = epoch, skip
+    loader.dataset.set_epoch(epoch)
+
+
+def _first(samples):
+    return samples[0]
+
+
+def test_loader(dataset, num_workers=0, max_images=None):
+    """The samples of a `TestDataset` one by one, in order; the first `max_images` if that is given."""
+    n = len(dataset) if max_images is None else min(len(dataset), max_images)
+    return _loader(dataset, num_workers, batch_size=1, sampler=range(n), collate_fn=_first)
+
+
+test_loader.__test__ = False
+
+
+def _loader(dataset, num_workers, **arguments):
+    # A generator of its own: torch's takes a number of the global one for each pass, which dropout draws from too.
+    return DataLoader(
+        dataset,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals_to_the_run,
+        generator=torch.Generator(),
+        **arguments,
+    )
+
+
+def _leave_signals_to_the_run(_):
+    """In a loading process: Ctrl-C goes to all of a terminal's processes, and the run still needs its batches."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class EpochLoader:
+    """The batches of a training set, epoch by epoch. What a loading process had that was killed is loaded again.
+
+    Args:
+        make_loader: gives a `train_loader`, a new one each time.
+    """
+
+    def __init__(self, make_loader: Callable[[], DataLoader]):
+        self._make, self._loader = make_loader, make_loader()
+
+    def __len__(self):
+        return len(self._loader)
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch | RawBatch]:
+        """The batches of an epoch but the first `skip`.
+
+        Raises:
+            UserError: loading processes are killed again and again.
+        """
+        deaths = 0
+        while True:
+            set_epoch(self._loader, epoch, skip)
+            try:
+                for batch in self._begin():
+                    deaths = 0
+                    skip += 1
+                    yield batch
+                return
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                deaths += 1
+                if deaths == MAX_DEATHS:
+                    raise UserError(
+                        f"the processes that load pictures were killed {deaths} times (out of memory, most likely): "
+                        "lower --num-workers; 0 loads in the run's own process"
+                    ) from None
+                warn("a process that loads pictures was killed (memory may be short); others load its batch again")
+                self._loader = self._make()
+
+    def _begin(self):
+        batches = iter(self._loader)
+        if self._loader.num_workers and threading.current_thread() is threading.main_thread():
+            # torch would raise its error within whatever is going on when a process ends, an update of half the
+            # parameters for one; without its handler the error comes where the next batch is asked for, 5 s later.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
