@@ -172,6 +172,7 @@ def fit(trainer, run, interrupts, at, train_db, val_db, train_rois=None, val_roi
                     batch = to_device(batch, device, model.input_mode)
                     with nonfinite.heeded(at, train_db.ids):
                         trainer.train_step(*batch)
+                        pace.count(len(batch.imgs))
                     bar.update()
                     if at.step % opt.plot_every == 0 or at.step == n_steps:
                         show.look(batch, at.step, bar)
@@ -185,22 +186,23 @@ def fit(trainer, run, interrupts, at, train_db, val_db, train_rois=None, val_roi
                     return_free_memory()
             with nonfinite.heeded(at, train_db.ids, 0):
                 trainer.settle()
+            evaluation = None
             if val_db is not None and ((epoch + 1) % opt.eval_every == 0 or at.step >= n_steps):
                 with pace.aside(evaluation=True):
                     evaluation = evaluate(model, val_db, val_rois)
-                with interrupts.held():
+            with interrupts.held():
+                if evaluation is not None:
                     show.result(evaluation, epoch + 1, at.step, opt.val_split)
                     if evaluation.voc.map07 > (-1.0 if best_map is None else best_map):  # never true of nan
                         best_map = evaluation.voc.map07
                         run.save_best(trainer, best_map=best_map, **at.info() | {"epoch": epoch + 1, "batch": 0})
-            if opt.reload_best and epoch + 1 in opt.lr_milestones and best_map is not None and at.step < n_steps:
-                trainer.load(run.path / "best.pth")
-            if at.batch == len(loader):
-                at.epoch, at.batch = epoch + 1, 0
-            at.done = int(at.step >= n_steps)
-            if at.done:
-                break
-            with interrupts.held():
+                if opt.reload_best and epoch + 1 in opt.lr_milestones and best_map is not None and at.step < n_steps:
+                    trainer.load(run.path / "best.pth")
+                if at.batch == len(loader):
+                    at.epoch, at.batch = epoch + 1, 0
+                at.done = int(at.step >= n_steps)
+                if at.done:
+                    break
                 run.save_last(trainer, **facts())
                 run.keep_epoch(at.epoch)
     except BaseException as error:

@@ -169,7 +169,8 @@ class FasterRCNNTrainer(nn.Module):
                 before. On a GPU the error comes with the next step, which is made, so that nothing waits for it.
         """
         batch = imgs, bboxes, labels, scale, sizes, indices, rois
-        counted, statistics = self._counted.counted(), RunningStatistics(self.faster_rcnn)
+        before = self._counted.counted(), self._n_seen
+        statistics = RunningStatistics(self.faster_rcnn)
         try:
             self.optimizer.zero_grad()
             losses = self(*batch)
@@ -180,6 +181,7 @@ class FasterRCNNTrainer(nn.Module):
                 norm = nn.utils.clip_grad_norm_(self.faster_rcnn.parameters(), self.config.grad_clip)
             self._finite.look(losses, norm, statistics, self.scaler.is_enabled(), batch)
         except BaseException:  # the step is not made
+            counted, self._n_seen = before
             self._counted.take_back(counted)
             statistics.restore()
             raise

@@ -73,6 +73,7 @@ def measure(args, folder, stack):
             begin = time.perf_counter()
             for _ in pace.waiting([batch] * args.steps):
                 trainer.train_step(*batch)
+                pace.count(args.batch_size)
             synchronize(args.device)
             step = (time.perf_counter() - begin) / args.steps
             watch.seconds = watch.processor = 0.0

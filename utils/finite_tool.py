@@ -149,7 +149,7 @@ class Policy:
         folder: the run's.
         skips: whether a batch may be left out.
         limit: how many.
-        n: how many there were before the run went on.
+        n: how many were left out before the run went on.
     """
 
     def __init__(self, folder, skips: bool, limit: int, n: int = 0):
@@ -181,7 +181,6 @@ class Policy:
 
     def take(self, error: NonFiniteError, step: int, image_names, **facts):
         """Keep `error`, of the step `step` (from 1). Raises UserError where the run ends with it."""
-        self.n += 1
         try:
             kept = f"the batch is kept in {write_record(self.folder, step, error, image_names, facts)}"
         except (OSError, RuntimeError) as reason:
@@ -190,6 +189,7 @@ class Policy:
         line = f"step {step:,}: {error.what}, images {images}; {kept}"
         if not self.skips:
             raise UserError(f"{line}; lower --lr, raise --warmup, set --grad-clip, or --on-nonfinite=skip")
+        self.n += 1
         if self.n > self.limit:
             raise UserError(f"{line}; it is one more than --nonfinite-limit={self.limit}; lower --lr or raise --warmup")
         warn(f"{line}; it is left out ({self.n} of at most {self.limit})")

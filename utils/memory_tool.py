@@ -38,7 +38,8 @@ def ran_out(error: BaseException) -> bool:
     """Whether `error` says that there is no memory left, of the machine or of a GPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # of torch's allocator on a CPU
+    words = "allocate memory", "bad alloc", "bad_alloc", "could not create a primitive"  # the last is oneDNN's
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)  # on a CPU
 
 
 def _gb(n):

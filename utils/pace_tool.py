@@ -42,9 +42,12 @@ class Pace:
             self._waited += time.perf_counter() - begin
             if batch is None:
                 return
-            self._n_steps += 1
-            self._n_images += len(batch.sizes)
             yield batch
+
+    def count(self, n_images: int):
+        """A step of so many images was made."""
+        self._n_steps += 1
+        self._n_images += n_images
 
     @contextmanager
     def aside(self, evaluation: bool = False):

@@ -10,10 +10,11 @@ import torch
 from utils.analysis_tool import errors_by_image, precision_recall
 from utils.bbox_tools import resize_bbox
 from utils.draw_tool import draw_bboxes, draw_many, draw_pair
+from utils.errors import UserError
 from utils.image_tool import inverse_normalize, resize, resized_size
 from utils.pace_tool import Pace, duration, memory_gb
 from utils.precision_tool import autocast
-from utils.terminal_tool import say_result
+from utils.terminal_tool import say_result, warn
 
 N_FOLLOWED = 4  # pictures in which one sees the detector learn
 N_WORST = 6  # pictures of the last evaluation with the most errors
@@ -158,8 +159,10 @@ class Show:
             return
         model = self.trainer.faster_rcnn
         self._followed_step, self._follow_at = step, 2 * step
-        for k, i in enumerate(self._followed, 1):
-            img, bbox, label, _ = self._db.get_example(i)
+        for k, (i, example) in enumerate(self._examples(self._followed), 1):
+            if example is None:
+                continue
+            img, bbox, label, _ = example
             rois = None if self._rois is None else [self._rois[i]]
             with autocast(model.device, self.trainer.amp):
                 found = model.predict([img], visualize=True, rois=rois)
@@ -167,13 +170,25 @@ class Show:
             picture = pair(img, truth, [column[0] for column in found], model.detected_names)
             self.trainer.vis.follow(f"followed_{k}", picture, f"step {self.before + step:,}")
 
+    def _examples(self, indices):
+        """(index, what the set has there), None where the picture can't be read: the run goes on without showing it."""
+        for i in indices:
+            try:
+                yield i, self._db.get_example(i)
+            except UserError as error:
+                warn(f"{error}; the dashboard does not show it")
+                yield i, None
+
     def _show_worst(self, evaluation, score_thresh, epoch):
         """The pictures with the most errors, at the threshold where F1 is best."""
         found = evaluation.found
         score_thresh = 0.0 if np.isnan(score_thresh) else score_thresh
         missed, false = errors_by_image(*evaluation.columns, score_thresh=score_thresh)
-        for k, i in enumerate(np.argsort(-(missed + false), kind="stable")[:N_WORST].tolist(), 1):
-            img, *_ = self._db.get_example(i)
+        worst = np.argsort(-(missed + false), kind="stable")[:N_WORST].tolist()
+        for k, (i, example) in enumerate(self._examples(worst), 1):
+            if example is None:
+                continue
+            img, *_ = example
             truth = [column[i] for column in evaluation.truth[:2]]
             kept = found.scores[i] > score_thresh
             shown = [column[i][kept] for column in found.columns]

@@ -1,5 +1,6 @@
 """utils/pace_tool.py, with a clock that the test turns."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -33,8 +34,9 @@ def loader(clock, n, seconds, images=2):
 def test_where_the_time_goes(clock):
     pace = Pace(n_steps=100)
     assert pace.seconds_left(0) is None
-    for _ in pace.waiting(loader(clock, 4, seconds=0.5)):
+    for batch in pace.waiting(loader(clock, 4, seconds=0.5)):
         clock.now += 1.5
+        pace.count(len(batch.sizes))
         with pace.aside():
             clock.now += 10  # a look
     taken = pace.take()
@@ -42,19 +44,26 @@ def test_where_the_time_goes(clock):
     assert pace.seconds_left(4) == pytest.approx(96 * 2)
 
 
-def test_a_loop_that_is_left_early_counts_its_last_batch(clock):
-    pace = Pace(n_steps=3)
-    for k, _ in enumerate(pace.waiting(loader(clock, 9, seconds=1.0)), 1):
-        if k == 3:
-            break
-    assert pace.take()["n_images"] == 6
+def test_it_goes_on_where_it_was(clock):
+    """In another process, by its own clock."""
+    pace, again = Pace(n_steps=100), Pace(n_steps=100)
+    clock.now += 1
+    pace.take()
+    for batch in pace.waiting(loader(clock, 4, seconds=0.5)):
+        pace.count(len(batch.sizes))
+    state = json.loads(json.dumps(pace.state_dict()))
+    expected = pace.take()
+    clock.now += 1000
+    again.load_state_dict(state)
+    assert again.take() == pytest.approx(expected)
+    assert again.seconds_left(4) == pace.seconds_left(4)
 
 
 def test_the_end_is_foretold_by_what_was_seen_lately_and_with_evaluations(clock):
     pace = Pace(n_steps=100, n_evaluations=3)
     for seconds in (1.0, 2.0):
-        for _ in pace.waiting(loader(clock, 10, seconds)):
-            pass
+        for batch in pace.waiting(loader(clock, 10, seconds)):
+            pace.count(len(batch.sizes))
         pace.take()
     assert pace.seconds_left(20) == pytest.approx(80 * (0.8 * 1.0 + 0.2 * 2.0))
     with pace.aside(evaluation=True):

@@ -54,6 +54,7 @@ def look(show, step=10, n_steps=2):
     batch = batch_of()
     for _ in show.pace.waiting([batch] * n_steps):
         show.trainer.train_step(*batch)
+        show.pace.count(len(batch.sizes))
     bar = Bar()
     show.look(batch, step, bar)
     return bar
