@@ -161,10 +161,17 @@ def _setup(page, runs):
         tables.append(("Options", "not the defaults", ["option", *columns, "default"], options))
     if network:
         tables.append(("Network", "as the checkpoint describes it", ["", *columns], network))
+    if made_with := list(dict.fromkeys(name for run in runs for one in run.environments for name in one)):
+        rows = [[str(name), *(_made_with(run, name) for run in runs)] for name in made_with]
+        tables.append(("Made with", "one after the other where the run went on with another", ["", *columns], rows))
     page.tables(tables)
     if not any(run.config for run in runs):
         page.paragraph("There is no checkpoint that would tell the options.")
     _texts(page, runs, lambda win: win in SETUP_TEXTS)
+
+
+def _made_with(run, name):
+    return "; ".join(dict.fromkeys(_shown(one[name]) for one in run.environments if name in one)) or "-"
 
 
 def _data(run):

@@ -8,6 +8,7 @@ from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.event_log import FILE, read_events
 from utils.json_tool import read_json
+from utils.run_folder import read_facts
 from utils.vis_windows import LOG_LINES
 
 CHECKPOINTS = ("best.pth", "last.pth", "previous.pth")
@@ -34,6 +35,7 @@ class Run:
     curves: dict[str, dict] = field(default_factory=dict)
     config: dict = field(default_factory=dict)  # the checkpoint's, like the next
     other_info: dict = field(default_factory=dict)
+    environments: list[dict] = field(default_factory=list)  # of each time that it was begun, see `environment_tool`
     evaluations: dict[str, dict] = field(default_factory=dict)  # file → what `train.py eval` wrote
     notes: list[str] = field(default_factory=list)  # what could not be read
 
@@ -52,6 +54,7 @@ def read_run(folder, name=None) -> Run:
         _take(run, event)
     if not run.kinds:
         raise UserError(f"{folder / FILE}: holds no events yet; name the folder of a run that has begun")
+    run.environments = read_facts(folder).get("begun", [])
     _read_checkpoint(run)
     for path in sorted(folder.glob("best_eval_*.json")):
         try:
@@ -99,3 +102,5 @@ def _read_checkpoint(run):
         run.notes.append(str(error))
         return
     run.config, run.other_info = checkpoint.config, checkpoint.other_info
+    if not run.environments and isinstance(checkpoint.environment, dict):
+        run.environments = [checkpoint.environment]

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import tempfile
 import warnings
 
 import numpy as np
@@ -208,3 +209,63 @@ def test_fit_of_a_part():
     fit_state_dict(model, {"a.weight": torch.ones(2, 3)}, "x.pth", required=["a.weight"])
     assert (model["a"].weight == 1).all()
     assert torch.equal(model["b"].bias, bias)
+
+
+# Damage
+
+
+@pytest.fixture(scope="module")
+def whole_file_of(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "x.pth"
+    save_checkpoint(path, content(1.5, optimizer={"state": {0: torch.arange(9.0)}}, config={"lr": 0.1}))
+    return path.read_bytes()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_a_wrong_bit_is_refused_or_without_effect(whole_file_of, data):
+    """torch itself reads most of such files as if they were whole."""
+    position = data.draw(st.integers(0, len(whole_file_of) - 1))
+    damaged = bytearray(whole_file_of)
+    damaged[position] ^= 1 << data.draw(st.integers(0, 7))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "x.pth")
+        with open(path, "wb") as file:
+            file.write(damaged)
+        try:
+            read = read_checkpoint(path)
+        except UserError:
+            return
+    assert torch.equal(read.model["a.weight"], torch.full((2, 3), 1.5))
+    assert torch.equal(read.optimizer["state"][0], torch.arange(9.0))
+    assert read.config == {"lr": 0.1}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_file_that_is_cut_is_refused(whole_file_of, data):
+    n = data.draw(st.integers(0, len(whole_file_of) - 1))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "x.pth")
+        with open(path, "wb") as file:
+            file.write(whole_file_of[:n])
+        with pytest.raises(UserError):
+            read_checkpoint(path)
+
+
+def test_what_the_disk_made_of_it_is_read_before_it_counts(tmp_path, monkeypatch):
+    """A disk that writes something else than it was given: the file that was there stays."""
+    path = tmp_path / "x.pth"
+    save_checkpoint(path, content(1.0))
+    real = torch.save
+
+    def wrong(stored, file):
+        real(stored, file)
+        file.seek(file.tell() // 2)
+        file.write(b"\xff" * 8)
+
+    monkeypatch.setattr(torch, "save", wrong)
+    with pytest.raises(UserError, match=r"can't be written \(what was read again is damaged in .*\)"):
+        save_checkpoint(path, content(2.0, optimizer=torch.zeros(10_000)))
+    assert read_state_dict(path)["a.weight"][0, 0] == 1.0
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,6 +115,23 @@ def test_runs_are_compared(home):
     assert "first: last" in page.text
     legends = [text for _, text in page.all("text")]
     assert {"first", "second", "comet", "best 0.8750, epoch 2"} <= {*legends}
+
+
+def test_what_the_run_was_made_with(home, tmp_path):
+    """The versions, the device and the command; of a run that went on each of them."""
+    page = Page(write_report([home / "runs/first"], tmp_path / "one.html").read_text())
+    rows = {row[0]: row[1] for row in table_rows(page) if len(row) == 2}
+    assert torch.__version__.startswith(rows["torch"].partition("+")[0])
+    assert rows["command"].startswith("python train.py train ")
+    facts = json.loads((home / "runs/first/run.json").read_text())
+    assert rows["device"] == facts["begun"][0]["device"]
+    facts["begun"].append(facts["begun"][0] | {"torch": "9.9"})
+    recorded(tmp_path / "again", ("loss", "point", {"x": 1, "y": 0.5}))
+    (tmp_path / "again/run.json").write_text(json.dumps(facts))
+    page = Page(write_report([tmp_path / "again"], tmp_path / "two.html").read_text())
+    rows = {row[0]: row[1] for row in table_rows(page) if len(row) == 2}
+    assert rows["torch"] == f"{facts['begun'][0]['torch']}; 9.9"
+    assert rows["device"] == facts["begun"][0]["device"]
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(home):
