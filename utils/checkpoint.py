@@ -16,6 +16,7 @@ import torch
 
 from utils.errors import UserError
 from utils.file_tool import whole_file
+from utils.safe_load import load_bounded
 
 FORMAT_VERSION = 1
 # `best_map` of the published files is a numpy float64: these names, and no others, may be rebuilt beside tensors.
@@ -68,7 +69,9 @@ def read_torch_file(path):
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols: a file is read or refused, with one line
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_bounded(path)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; check the path") from None
     except IsADirectoryError:
