@@ -4,6 +4,7 @@ import struct
 import zipfile
 
 MAGIC = 0x1950A86A20F9469CFC6C
+FOUR = struct.pack("<4f", 1, 2, 3, 4)
 
 
 def word(text):
@@ -55,14 +56,14 @@ def checkpoint(value=None, **others):
     return pickled(dictionary(model=dictionary(weight=value or tensor()), **others))
 
 
-def write_archive(path, pickle, data=struct.pack("<4f", 1, 2, 3, 4), method=zipfile.ZIP_STORED, more=()):
+def write_archive(path, pickle, data=FOUR, method=zipfile.ZIP_STORED, more=()):
     """torch's format; `more`: (name, content) of other records."""
     with zipfile.ZipFile(path, "w", method) as archive:
         for own, content in (("x/data.pkl", pickle), ("x/data/0", data), ("x/version", "3\n"), *more):
             archive.writestr(own, content)
 
 
-def write_stream(path, pickle, data=struct.pack("<4f", 1, 2, 3, 4), count=4, parts_of_storages=False):
+def write_stream(path, pickle, data=FOUR, count=4, parts_of_storages=False):
     """The format before torch 1.6, whose references to storages have a place more, for the part that is meant."""
     pickle = pickle if parts_of_storages else pickle.replace(b"tQ", b"NtQ")
     parts = number(MAGIC), number(1001), dictionary(little_endian=b"\x88")

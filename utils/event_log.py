@@ -28,10 +28,12 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.event_check import problem_of
 from utils.file_tool import whole_file
+from utils.safe_read import open_regular
 from utils.vis_windows import Picture
 
 FILE = "events.jsonl"
 MAX_WAITING = 20  # pictures that are not yet written: of a disk that is slower than the run the oldest are left out
+MAX_BYTES = 4 << 30  # of a log that is read: millions of steps
 MAX_KEPT = 100  # files of a window whose pictures take each other's place: of more every second goes, but the newest
 
 
@@ -176,7 +178,7 @@ class Tail:
 
     def read(self) -> list[dict]:
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path, MAX_BYTES) as file:
                 file.seek(self._at)
                 whole, _, _ = file.read().rpartition(b"\n")  # a process was killed while it wrote what comes behind
         except OSError as error:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from utils.errors import UserError
-from utils.safe_read import open_regular
+from utils.safe_read import holds_no_more_than, open_regular
 
 MAX_PICKLE_BYTES = 64 << 20  # without the tensors' numbers; a ResNet-101's with its optimizer takes 0.2 MB
 MAX_INSTRUCTIONS = 500_000  # that one takes 30,000
@@ -87,12 +87,10 @@ def _look_through_archive(file, n_bytes):
             raise UnsafeError("not an archive as torch writes them")
         if len({record.filename.partition("/")[0] for record in records}) > 1:
             raise UnsafeError("not an archive as torch writes them")
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        if not holds_no_more_than(archive, n_bytes):
             raise UnsafeError("its records are compressed, which torch's never are")
         if any(record.file_size != record.compress_size for record in records):
             raise UnsafeError("its records have two sizes")
-        if sum(record.file_size for record in records) > n_bytes:
-            raise UnsafeError("its records overlap")
         root = records[0].filename.partition("/")[0]
         if archive.getinfo(f"{root}/data.pkl").file_size > MAX_PICKLE_BYTES:
             raise UnsafeError("its description is too long")
