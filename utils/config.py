@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import get_type_hints
 
 from utils.errors import UserError
-from utils.option_values import FALSE, TRUE, flag, read_value, server_url
+from utils.option_values import FALSE, TRUE, bind_address, flag, read_value, server_url
 
 GROUPS = ("data", "model", "schedule", "training", "run", "evaluation", "prediction")
 BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a run learns, not what
 # What --config does not take: what is of one machine, where a run begins, and what is written or read once.
 OF_ONE_RUN = BESIDE | {"use_chainer", "load_path", "finetune", "detections", "save_detections", "out", "image"}
 OF_MODEL = {"roi_n_sample", "nms_thresh", "max_dets"}  # a checkpoint says what they were for its own model
+OF_USER = {"debug_file", "visdom_server", "visdom_bind", "out", "save_detections", "overwrite"}  # never of a file
 OF_ALL_RUNS = {"plot_every", "eval_every"}  # of the group "run": it takes these alone
 
 
@@ -192,6 +193,10 @@ class Config:
         "http://127.0.0.1", "run", "address of visdom without its port (or set VISDOM_SERVER); for a server with a "
         "login set VISDOM_USERNAME and VISDOM_PASSWORD"
     )  # fmt: skip
+    visdom_bind: str = option(
+        "127.0.0.1", "run", "address that a visdom server listens on which is started: 0.0.0.0 for all of this "
+        "machine's; then VISDOM_USERNAME and VISDOM_PASSWORD are its login (or set VISDOM_BIND)"
+    )  # fmt: skip
     plot_every: int = option(40, "run", "steps between two updates of the dashboard", low=1)
     show_proposals: bool = option(
         False, "run", "draw also the best proposals and the anchors that the RPN learns from, at each update"
@@ -290,7 +295,7 @@ class Config:
             if caffe and values.get(name) not in (None, "vgg16"):
                 raise UserError(f"{flag(name)} and --caffe-pretrain both say where the weights come from; give one")
         after = {f.name: getattr(self, f.name) for f in fields(self)} | values
-        server_url(after["visdom_server"])
+        server_url(after["visdom_server"]), bind_address(after["visdom_bind"])
         other = {"voc": "coco", "coco": "voc"}[after["data"]]
         if f"{other}_data_dir" in values and f"{after['data']}_data_dir" not in values:  # the default would be read
             raise UserError(f"{flag(f'{other}_data_dir')} goes with --data={other}; give both, or leave it out")
@@ -331,7 +336,9 @@ class Config:
 
     def update_known(self, stored):
         """Take the options of a checkpoint that this version has; others and unreadable ones are left."""
-        names = {f.name for f in fields(self)} - {"use_chainer", "load_path", "finetune"}  # where that run began
+        names = (
+            {f.name for f in fields(self)} - OF_USER - {"use_chainer", "load_path", "finetune"}
+        )  # where that run began
         return self.parse(_readable(stored, names))
 
     def begin_with(self, stored, names, model=None):

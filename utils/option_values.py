@@ -1,6 +1,7 @@
 """Values of options: from the text of a command line to the type and range that an option declares."""
 
 import difflib
+import ipaddress
 from typing import get_args
 from urllib.parse import urlsplit
 
@@ -59,6 +60,16 @@ def server_url(text) -> str:
     if port:
         raise UserError(f"--visdom-server={text}: the port goes to --port; leave it out here")
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def bind_address(text) -> str:
+    """The value of --visdom-bind. Raises UserError where it is no IP address."""
+    try:
+        return str(ipaddress.ip_address("127.0.0.1" if text == "localhost" else text))
+    except ValueError:
+        raise UserError(
+            f"--visdom-bind={text}: must be an IP address: 127.0.0.1, 0.0.0.0 for all of this machine's, or one of them"
+        ) from None
 
 
 def _listed(value):
