@@ -2,6 +2,7 @@
 
 import difflib
 import ipaddress
+import os
 from typing import get_args
 from urllib.parse import urlsplit
 
@@ -80,6 +81,12 @@ def _scalar(shown, value, kind, hint):
     text = str(value).strip()
     wrong = UserError(f"{shown}={text}: must be {type_name(hint)}")
     if kind is str:
+        try:
+            os.fsencode(text)
+        except UnicodeEncodeError:  # a checkpoint may have any
+            raise UserError(f"{shown}={text!a}: has characters that no name has; leave them out") from None
+        if "\0" in text:
+            raise UserError(f"{shown}={text}: has characters that no name has; leave them out")
         return text
     if kind is bool:
         if text.lower() in TRUE + FALSE:

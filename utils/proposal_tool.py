@@ -56,7 +56,14 @@ def read_proposals(paths, ids):
             f"--proposals={files}: has none for {missing[0]} and {len(missing) - 1} more; add a file of this split"
         )
     for path, bbox in found.values():
-        if bbox.ndim != 2 or bbox.shape[1] != 4 or bbox.dtype.kind != "f" or not np.isfinite(bbox).all():
+        # what is no array in such a file comes as bytes
+        if (
+            not isinstance(bbox, np.ndarray)
+            or bbox.ndim != 2
+            or bbox.shape[1] != 4
+            or bbox.dtype.kind != "f"
+            or not np.isfinite(bbox).all()
+        ):
             raise UserError(
                 f"--proposals={path}: its boxes are not (P, 4) finite floats; write one with python train.py propose"
             )

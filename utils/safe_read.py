@@ -1,5 +1,6 @@
 """Files of strangers, opened and read: no pipe that is waited for, no device without end, nothing absurdly large."""
 
+import errno
 import os
 import stat
 import zipfile
@@ -20,7 +21,10 @@ def open_regular(path, most=None):
         UserError: it is larger, or a pipe or a device (OSError where it can't be opened).
     """
     # opening a pipe waits until someone writes to it, unless it is told not to
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except ValueError:  # a name that no file system has
+        raise FileNotFoundError(errno.ENOENT, "no such file") from None
     try:
         mode, n_bytes = os.fstat(descriptor).st_mode, os.fstat(descriptor).st_size
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
