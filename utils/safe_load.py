@@ -22,7 +22,7 @@ MAX_PICKLE_BYTES = 64 << 20  # without the tensors' numbers; a ResNet-101's with
 MAX_INSTRUCTIONS = 500_000  # that one takes 30,000
 MAX_VALUES = 1_000_000  # of all lists and dicts, one that stands in several counted each time
 MAX_DEPTH = 50  # lists within lists
-MAGIC = 0x1950A86A20F9469CFC6C  # torch.save's before torch 1.6 (torch.serialization.MAGIC_NUMBER)
+MAGIC = 0x1950A86A20F9469CFC6C  # torch.save's before torch 1.6, whose files begin with it and their version
 BYTES_OF = {
     **{f"{name}Storage": n for name, n in (("Double", 8), ("Float", 4), ("Half", 2), ("BFloat16", 2), ("Bool", 1))},
     **{f"{name}Storage": n for name, n in (("Long", 8), ("Int", 4), ("Short", 2), ("Char", 1), ("Byte", 1))},
@@ -101,7 +101,11 @@ def _look_through_archive(file, n_bytes):
 
 def _look_through_stream(file, n_bytes):
     """torch's format before 1.6: pickles, one behind the other, then the tensors' numbers."""
-    if not (_walk(file, lambda _: 0) == MAGIC and _walk(file, lambda _: 0) == 1001):
+    try:
+        begins = [_walk(file, lambda _: 0), _walk(file, lambda _: 0)]
+    except (ValueError, LookupError):  # no pickle at all
+        begins = []
+    if begins != [MAGIC, 1001] and n_bytes:
         raise UnsafeError("not a torch file")
     _walk(file, lambda _: 0)  # about the machine that wrote it
     sizes = {}
