@@ -17,12 +17,17 @@ class UserError(Exception):
     def __init__(self, message=""):
         text = str(message)
         if not text.startswith("Caught UserError in "):  # as torch hands on what a data loader's process raised
-            text = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+            text = visible(text)
         super().__init__(text)
 
 
 # Line ends, the controls of terminals, and what turns the direction of writing.
 _UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text, but=""):
+    """`text` with such characters, apart from those in `but`, as Python writes them."""
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
 
 
 def run_program(main):

@@ -55,6 +55,13 @@ def test_files_written_by_hand_are_read(tmp_path, write):
     assert (read.model["weight"].tolist(), read.config) == ([[2], [4]], {"epoch": 3})
 
 
+def test_what_a_gpu_wrote_before_torch_1_6(tmp_path):
+    on_gpu = group(word("storage"), name("torch.cuda.FloatStorage"), word("0"), word("cuda:0"), number(4)) + b"Q"
+    first = call("torch._utils._rebuild_tensor", on_gpu, number(0), group(number(4)), group(number(1)))
+    write_stream(tmp_path / "x.pth", checkpoint(first))
+    assert read_checkpoint(tmp_path / "x.pth").model["weight"].tolist() == [1, 2, 3, 4]
+
+
 # What would run
 
 

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from utils import terminal_tool
 from utils.detections import Names, read_detections
 from utils.errors import UserError
 from utils.event_log import FILE, read_events
@@ -114,9 +115,14 @@ def test_a_log_of_events_shows_no_file_outside_of_its_run(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\r\nb", "a\x1b[2Jb", "a\u2028b", "a\x85b", "a\u202eb", "a\0b"])
-def test_what_a_file_says_is_one_line_of_an_error(text):
+def test_what_a_file_says_is_one_line_of_an_error(text, capsys):
     line = str(UserError(f"x.json: {text}; correct it"))
     assert len(line.splitlines()) == 1
     assert line.isprintable()
     assert line.startswith("x.json: a\\")
     assert line.endswith("b; correct it")
+    for speak in (terminal_tool.say, terminal_tool.say_result, terminal_tool.warn, terminal_tool.tell):
+        speak(f"{text}\tand\nanother line")
+        said = "".join(capsys.readouterr())
+        assert said.replace("\n", "").replace("\t", "").isprintable()
+        assert "\tand\nanother line" in said
