@@ -4,10 +4,12 @@
     python misc/fuzz.py --seconds=600 --keep=tests/fuzz_cases
 
 A case is found where a reader raises anything but a `UserError` of one line, takes more than a few seconds of the
-processor, or much memory. The same --seed makes the same cases.
+processor, or much memory, or prints what moves a terminal's cursor. The same --seed makes the same cases.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import random
 import re
@@ -27,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from misc.fuzz_targets import TARGETS, Target, rewritten
 from utils.cli_tool import at_least_one
-from utils.errors import UserError, run_program
+from utils.errors import UserError, run_program, visible
 from utils.terminal_tool import QUIET, set_verbosity
 
 MAX_SECONDS = 20  # of the processor, for one case; a usual one takes a millisecond or two
@@ -85,8 +87,9 @@ def problem_with(target: Target, content: bytes, folder: Path) -> str | None:
     before = _megabytes()
     signal.signal(signal.SIGPROF, _too_long)
     signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
+    said = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             warnings.simplefilter("ignore")
             target.read(folder, content)
     except UserError as error:
@@ -101,6 +104,8 @@ def problem_with(target: Target, content: bytes, folder: Path) -> str | None:
         return f"{type(error).__name__}: {error} ({Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno})"
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+    if visible(said.getvalue(), but="\n\t") != said.getvalue():
+        return f"prints {said.getvalue()!r}"
     grown = _megabytes() - before
     return f"takes {grown} MB" if grown > target.megabytes else None
 
