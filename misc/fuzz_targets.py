@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from data.coco_dataset import COCOBboxDataset
 from data.splits import open_split, sources
 from data.voc_dataset import VOCBboxDataset
 from data.voc_xml import read_annotation
-from model.zoo import names_in_order
-from utils.checkpoint import read_checkpoint
+from model.zoo import build_model, model_from_checkpoint, names_in_order
+from utils.checkpoint import as_checkpoint, read_checkpoint
 from utils.command_options import ALL, COMMAND_OPTIONS, refuse_unread
 from utils.config import Config
 from utils.detections import Names, read_detections
@@ -29,6 +30,7 @@ from utils.image_tool import image_sizes, read_image
 from utils.index_tool import FileIndex
 from utils.label_names import parse_label_names
 from utils.proposal_tool import read_proposals
+from utils.resume_tool import check_position, take_options
 from utils.run_tool import read_run
 from utils.vis_tool import Visualizer
 
@@ -165,6 +167,35 @@ def _read_checkpoint(folder, content):
         names_in_order(checkpoint)
     Config().begin_with(checkpoint.config, set(ALL))
     Config().update_known(checkpoint.config)
+
+
+STORED = {
+    "config": {"model": "tiny", "label_names": ["cat", "dog"], "min_size": 96, "max_size": 160, "roi": "align"}
+    | {"anchor_scales": [2.0, 4], "anchor_ratios": [0.5, 1, 2], "rpn_n_test_pre_nms": 9, "nms_thresh": 0.3}
+    | {"input_mode": "caffe", "convention": "continuous", "class_agnostic": False, "env": "e", "schedule": "joint"},
+    "other_info": {"best_map": 0.5, "epoch": 1, "step": 10, "total_step": 10},
+}
+
+
+@cache
+def _tiny():
+    return build_model("tiny", 2, ("cat", "dog")).state_dict()
+
+
+def _read_stored(_, content):
+    """What a checkpoint says of its network and its run."""
+    try:
+        stored = json.loads(content)
+    except (ValueError, RecursionError):  # not the reader's
+        return
+    checkpoint = as_checkpoint("x.pth", {"model": _tiny()} | (stored if isinstance(stored, dict) else {}))
+    with suppress(UserError):
+        model_from_checkpoint(checkpoint)
+    config = Config()
+    with suppress(UserError):
+        take_options(config, checkpoint, set(ALL))
+    config.resume = "x"
+    check_position(config, checkpoint, 10)
 
 
 EVENTS = [
@@ -345,6 +376,7 @@ TARGETS = {
         "lines",
     ),
     "checkpoint": Target(_read_checkpoint, _checkpoints(), [*PICKLE, struct.pack("<q", 2**40)], "zip"),
+    "stored": Target(_read_stored, [json.dumps(STORED).encode()], NUMBERS, "json"),
     "options": Target(_parse_words, OPTIONS, NUMBERS + CHARACTERS + [b"--", b"=", b",", b"None", b"True", b"-", b"["]),
     "splits": Target(
         _open_splits,
