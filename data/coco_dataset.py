@@ -30,6 +30,7 @@ from data.bbox_dataset import (
 from utils.bbox_tools import xywh2yxyx
 from utils.detections import Names
 from utils.errors import UserError
+from utils.image_tool import MAX_SIDE
 from utils.index_tool import MANY, FileIndex
 from utils.json_tool import id_key, id_number, is_finite, is_number, read_json
 from utils.progress_tool import progress_bar
@@ -92,6 +93,7 @@ class COCOBboxDataset(BboxDataset):
         of_image, problems, faults = _group(path, content, images, categories)
         problems += _pictures_again(path, images)
         paths = {key: _picture_path(folder, image) for key, image in images.items()} if pictures else {}
+        _refuse_outside(self.data_dir, path, images, paths)
         look_at_pictures(paths.values(), index)
         image_ids, found, truths = [], [], []
         for key, image in progress_bar(images.items(), "annotations", unit="img", disable=len(images) <= MANY):
@@ -240,6 +242,8 @@ def _images(path, content):
         _required_text(path, f"image {key}", row, "file_name")
         if key in images:
             raise UserError(f"{path}: image id {key} is there twice; each picture needs its own")
+        if (size := _size(row)) and max(size) > MAX_SIDE:
+            raise UserError(f"{path}: image {key} says {size[1]:g}×{size[0]:g} px, which no picture has; correct it")
         images[key] = row
     if len({isinstance(row["id"], str) for row in images.values()}) > 1:
         raise UserError(f"{path}: some image ids are numbers and some are texts; write all in one way")
@@ -275,6 +279,15 @@ def _picture_path(folder, image):
     """Where a picture lies; programs on Windows write `sub\\picture.jpg`."""
     path = os.path.join(folder, image["file_name"])
     return path if _is_file(path) else os.path.join(folder, image["file_name"].replace("\\", "/"))
+
+
+def _refuse_outside(data_dir, path, images, paths):
+    """A link to elsewhere is the user's own doing, a name that leads out of the folder the file's."""
+    inside = os.path.join(os.path.abspath(data_dir), "")
+    for key, own in paths.items():
+        name = images[key]["file_name"]
+        if (".." in name or name.startswith(("/", "\\"))) and not os.path.abspath(own).startswith(inside):
+            raise UserError(f"{path}: image {key} has {name!r} as 'file_name', outside {data_dir}; put it in there")
 
 
 def _is_file(path):

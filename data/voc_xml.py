@@ -2,11 +2,14 @@
 
 import math
 import xml.etree.ElementTree as ET
-from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import UserError
+from utils.image_tool import MAX_SIDE
+from utils.safe_read import MAX_TEXT_BYTES, read_bounded
 
+MAX_XML_BYTES = 16 << 20  # 50,000 objects
+MAX_DEPTH = 100  # elements within elements; VOC has 4
 CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _DIFFICULT = {"": False, "0": False, "false": False, "1": True, "true": True}
 
@@ -41,14 +44,32 @@ def read_annotation(path: str) -> tuple:
     return _read_size(path, root), objects
 
 
+class _Builder(ET.TreeBuilder):
+    """Refuses what no VOC annotation needs; the parser asks it, and so in any encoding that it reads."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self._path, self._depth = path, 0
+
+    def doctype(self, *_):
+        # a few nested entities expand to gigabytes, and others name files and servers
+        raise UserError(f"{self._path}: has a DOCTYPE or ENTITY declaration, which is refused; remove it")
+
+    def start(self, tag, attributes):
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise UserError(f"{self._path}: elements stand {self._depth} deep; this is not a VOC annotation")
+        return super().start(tag, attributes)
+
+    def end(self, tag):
+        self._depth -= 1
+        return super().end(tag)
+
+
 def _parse_xml(path: str) -> ET.Element:
-    raw = read_bytes(path)
-    plain = raw.replace(b"\0", b"")  # finds the marks in UTF-16 too
-    if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
-        # a few nested entities expand to gigabytes; no VOC annotation needs one
-        raise UserError(f"{path}: has a DOCTYPE or ENTITY declaration, which is refused; remove it")
+    raw = read_bytes(path, MAX_XML_BYTES)
     try:
-        return ET.fromstring(raw)
+        return ET.fromstring(raw, ET.XMLParser(target=_Builder(path)))
     except ET.ParseError as error:
         line, column = error.position
         what = str(error).partition(":")[0]
@@ -95,13 +116,15 @@ def _read_size(path: str, root: ET.Element) -> tuple[int, int] | None:
     if element is None or not all((element.findtext(tag) or "").strip() for tag in ("height", "width")):
         return None
     height, width = (_number(f"{path}: <size>", element, tag) for tag in ("height", "width"))
+    if MAX_SIDE < max(height, width) < math.inf:
+        raise UserError(f"{path}: <size> says {width:g}×{height:g} px, which no picture has; correct it")
     return (int(height), int(width)) if 1 <= height < math.inf and 1 <= width < math.inf else None
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, most: int = MAX_TEXT_BYTES) -> bytes:
     """What a file holds. Raises UserError where it can't be read, FileNotFoundError where it is not there."""
     try:
-        return Path(path).read_bytes()
+        return read_bounded(path, most)
     except FileNotFoundError:
         raise  # the callers know what is missing
     except OSError as error:

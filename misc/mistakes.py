@@ -13,6 +13,7 @@ import re
 import struct
 import sys
 import tempfile
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -139,6 +140,12 @@ def hostile():
     torch.save({"model": RunsCode()}, "hostile.pth")
 
 
+def compressed():
+    with zipfile.ZipFile("tiny.pth") as plain, zipfile.ZipFile("compressed.pth", "w", zipfile.ZIP_DEFLATED) as smaller:
+        for name in plain.namelist():
+            smaller.writestr(name, plain.read(name))
+
+
 def stored_proposals():
     box = torch.tensor([[1.0, 2, 30, 40]]).numpy()
     write_proposals("rois.npz", ["someone", "else"], [(box, box[:, 0])] * 2)
@@ -199,6 +206,7 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("a bit of a PNG turned", a_bit_turned, TRAIN),
         ("a picture of gigabytes", enormous, TRAIN),
         ("a folder", lambda: (gone("voc/JPEGImages/a.jpg")(), Path("voc/JPEGImages/a.jpg").mkdir()), TRAIN),
+        ("a pipe", lambda: (gone("voc/JPEGImages/a.jpg")(), os.mkfifo("voc/JPEGImages/a.jpg")), TRAIN),
     ],
     "COCO's instances": [
         ("no such folder", None, COCO.replace("dir=coco", "dir=nowhere")),
@@ -209,6 +217,10 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("no list of images", instances(images=None), COCO),
         ("no image", instances(images=[]), COCO),
         ("an image without a file", instances(images=[{"id": 1}]), COCO),
+        ("a picture outside of the folder", instances(images=[{"id": 1, "file_name": "a.jpg"},
+                                                              {"id": 2, "file_name": "../../../b.jpg"}]), COCO),
+        ("a width that no picture has",
+         instances(images=[{"id": 1, "file_name": "a.jpg", "width": 10**9, "height": 80}]), COCO),
         ("two images with one id", instances(images=[{"id": 1, "file_name": "a.jpg"}] * 2), COCO),
         ("numbers and texts as ids",
          instances(images=[{"id": 1, "file_name": "a.jpg"}, {"id": "x", "file_name": "b.jpg"}]), COCO),
@@ -246,6 +258,7 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("float16 on a CPU", None, TRAIN + "--device=cpu --amp=fp16"),
         ("sizes in the wrong order", None, TRAIN + "--min-size=2000"),
         ("thresholds in the wrong order", None, TRAIN + "--rpn-neg-iou=0.8"),
+        ("a server that listens on no address", None, TRAIN + "--visdom-bind=all"),
         ("more stages than there are", None, TRAIN + "--freeze-at=6"),
         ("two checkpoints", None, TRAIN + "--load-path=tiny.pth --finetune=tiny.pth"),
         ("two sources of weights", None, TRAIN + "--load-path=tiny.pth --pretrained-path=x.pth"),
@@ -263,6 +276,8 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
         ("a text", text("x.pth", "weights"), LOAD + "x.pth"),
         ("half of a file", lambda: write("x.pth", Path("tiny.pth").read_bytes()[:5000]), LOAD + "x.pth"),
         ("one that would run code", hostile, LOAD + "hostile.pth"),
+        ("one whose records are compressed", compressed, LOAD + "compressed.pth"),
+        ("a pipe in its place", lambda: os.mkfifo("pipe.pth"), LOAD + "pipe.pth"),
         ("another model's", None, LOAD + "tiny.pth --model=resnet18_c4"),
         ("names for other classes", None, LOAD + "tiny.pth --label-names=cat"),
         ("a class in the data that it has not", edited("<name>dog<", "<name>cow<", "voc/Annotations/v.xml"),

@@ -29,6 +29,7 @@ from model.utils.convention import CONVENTIONS
 from utils.checkpoint import FORMAT_VERSION, fit_state_dict, read_checkpoint
 from utils.errors import UserError
 from utils.image_tool import INPUT_MODES
+from utils.json_tool import is_number
 from utils.label_names import VOC_BBOX_LABEL_NAMES
 
 MODELS = {
@@ -77,6 +78,7 @@ STORED = (*ARCHITECTURE, *PROPOSALS)
 NETWORK_OPTIONS = tuple(name for name in STORED if name != "rpn_only")  # which --schedule decides
 KINDS = {"anchor_scales": list, "anchor_ratios": list, "roi": str, "use_drop": bool, "class_agnostic": bool,
          "input_mode": str, "convention": str, "rpn_only": bool}  # else numbers  # fmt: skip
+MAX_ANCHORS = 100  # scales, or ratios
 CLASS_LAYERS = ("head.score.", "head.cls_loc.")  # what depends on the classes
 
 
@@ -214,8 +216,12 @@ def _stored_options(checkpoint):
     config = checkpoint.config
     options = {key: config[key] for key in STORED if config.get(key) is not None}
     for key, value in options.items():
-        if not isinstance(value, KINDS.get(key, int | float)):
-            raise UserError(f"{checkpoint.path}: its {key} is {value!r}, which can't be; set --{key.replace('_', '-')}")
+        numbers = value if isinstance(value, list) else [value]
+        # of thousands of scales and as many ratios there would be millions of anchors
+        fits = len(numbers) <= MAX_ANCHORS and not any(isinstance(n, int) and not is_number(int(n)) for n in numbers)
+        if not (isinstance(value, KINDS.get(key, int | float)) and fits):
+            shown = f"{value!r:.60}"
+            raise UserError(f"{checkpoint.path}: its {key} is {shown}, which can't be; set --{key.replace('_', '-')}")
     if "input_mode" not in options and config.get("caffe_pretrain"):
         options["input_mode"] = "caffe_legacy"
     if options.get("input_mode", "torchvision") not in INPUT_MODES:

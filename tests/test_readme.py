@@ -47,6 +47,7 @@ SHORT = {
     "predict": {"score-thresh": 0.001, "max-dets": 3},  # two steps teach too little to be sure of anything
     "propose": {"test-num-workers": 0},
     "models": {"model": "tiny"},
+    "misc/fuzz.py": {"seconds": 1},
     "misc/make_toy_voc.py": {"out": "another", "n-train": 2, "n-val": 1},
 }
 # Runs programs in turn, each in a process of its own that has the packages already: to load them anew takes longer

@@ -19,6 +19,8 @@ import torch
 
 from utils.errors import UserError
 from utils.file_tool import sync, whole_file
+from utils.safe_load import load_bounded
+from utils.safe_read import open_regular
 
 FORMAT_VERSION = 1
 # `best_map` of the published files is a numpy float64: these names, and no others, may be rebuilt beside tensors.
@@ -89,7 +91,7 @@ def damage_of(path, from_disk=False) -> str | None:
     Args:
         from_disk: read what the disk has, not what the system remembers of a file that was just written.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if file.read(4) != b"PK\3\4":
             return None
         if from_disk and hasattr(os, "posix_fadvise"):
@@ -122,7 +124,7 @@ def read_torch_file(path):
             raise UserError(f"{path}: {damage}; take another checkpoint")
         with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols: a file is read or refused, with one line
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_bounded(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; check the path") from None
     except IsADirectoryError:

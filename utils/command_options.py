@@ -89,7 +89,7 @@ COMMAND_OPTIONS = {
         of_checkpoint=READ_NETWORK,
     ),
     "models": Reads(common=("model", "device", "amp"), others=NETWORK),
-    "dashboard": Reads(needed={"run": A_RUN}, common=("env", "port", "visdom", "visdom_server")),
+    "dashboard": Reads(needed={"run": A_RUN}, common=("env", "port", "visdom", "visdom_server", "visdom_bind")),
     "report": Reads(needed={"run": A_RUN}, common=("out",)),
 }
 

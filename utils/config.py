@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from utils.errors import UserError
 from utils.option_set import OptionSet, option
-from utils.option_values import FALSE, TRUE, flag, save_interval, server_url
+from utils.option_values import FALSE, TRUE, bind_address, flag, save_interval, server_url
 
 
 @dataclass
@@ -186,6 +186,10 @@ class Config(OptionSet):
         "http://127.0.0.1", "run", "address of visdom without its port (or set VISDOM_SERVER); for a server with a "
         "login set VISDOM_USERNAME and VISDOM_PASSWORD"
     )  # fmt: skip
+    visdom_bind: str = option(
+        "127.0.0.1", "run", "address that a visdom server listens on which is started: 0.0.0.0 for all of this "
+        "machine's; then VISDOM_USERNAME and VISDOM_PASSWORD are its login (or set VISDOM_BIND)"
+    )  # fmt: skip
     plot_every: int = option(40, "run", "steps between two updates of the dashboard", low=1)
     show_proposals: bool = option(
         False, "run", "draw also the best proposals and the anchors that the RPN learns from, at each update"
@@ -259,6 +263,7 @@ class Config(OptionSet):
         after = {f.name: getattr(self, f.name) for f in fields(self)} | values
         server_url(after["visdom_server"])
         save_interval(after["save_every"])
+        bind_address(after["visdom_bind"])
         other = {"voc": "coco", "coco": "voc"}[after["data"]]
         if f"{other}_data_dir" in values and f"{after['data']}_data_dir" not in values:  # the default would be read
             raise UserError(f"{flag(f'{other}_data_dir')} goes with --data={other}; give both, or leave it out")

@@ -17,11 +17,20 @@ from utils.config import Config
 from utils.dashboard_layout import EACH_RUN
 from utils.errors import UserError
 from utils.event_log import EventLog, Tail, read_events
-from utils.option_values import flag, server_url
+from utils.option_values import bind_address, flag, server_url
 from utils.show_tool import table
 from utils.terminal_tool import tell, warn
 from utils.vis_tool import Visualizer
-from utils.visdom_server import Server, environments, is_visdom, port_in_use, start_server
+from utils.visdom_server import (
+    Server,
+    environments,
+    is_loopback,
+    is_visdom,
+    open_at,
+    port_in_use,
+    reached_at,
+    start_server,
+)
 
 LOG, ENVIRONMENTS = "runs/visdom.log", "runs/visdom"  # of a server that is started here
 LOOK_EVERY = 1.0  # seconds between two looks at the log of a run that goes on
@@ -29,7 +38,13 @@ LAST_WORDS = 30.0  # seconds that a server which answers has at the end to take 
 QUIET = 600.0  # seconds after which a run that says nothing is taken for ended
 
 
-VARIABLES = {"visdom": "VISDOM", "visdom_server": "VISDOM_SERVER", "port": "VISDOM_PORT"}
+# What is said of a server that others reach, whoever they are.
+OPEN = (
+    "whoever reaches it can read and change what it shows; set VISDOM_USERNAME and VISDOM_PASSWORD for a server that "
+    "is started with --visdom-bind, or leave that out"
+)
+
+VARIABLES = {"visdom": "VISDOM", "visdom_server": "VISDOM_SERVER", "visdom_bind": "VISDOM_BIND", "port": "VISDOM_PORT"}
 
 
 def from_environment(given: dict) -> dict[str, str]:
@@ -51,7 +66,7 @@ def from_environment(given: dict) -> dict[str, str]:
 def server_from(opt) -> Server:
     """The server of the options; who logs in is the environment's alone, so that no file gets a password."""
     login = {name: os.environ.get(f"VISDOM_{name.upper()}") for name in ("username", "password")}
-    return Server(server_url(opt.visdom_server), opt.port, **login)
+    return Server(server_url(opt.visdom_server), opt.port, bind=bind_address(opt.visdom_bind), **login)
 
 
 def about(opt) -> dict[str, str]:
@@ -75,17 +90,28 @@ def serving(mode: str, server: Server) -> Iterator[tuple[Server, bool]]:
     """
     process = None
     if mode != "off":
+        own = replace(server, url=reached_at(server.bind))  # where one that was started before may be
+        if server.is_local() and not is_loopback(server.bind) and not is_visdom(server.port, server.url):
+            server = own if is_visdom(own.port, own.url) else server
         if is_visdom(server.port, server.url):
             tell(f"dashboard: {server.address()}")
+            if address := open_at(server):
+                warn(f"the visdom server answers at {address} without a login: {OPEN}")
         elif mode == "on" or not server.is_local():
             tell(f"dashboard: no visdom answers at {server.address()}; all is sent there as soon as one does")
         else:
-            while port_in_use(server.port):
+            while port_in_use(server.port, server.bind):
                 tell(f"dashboard: another program has port {server.port}; trying {server.port + 1}")
                 server = server.at(server.port + 1)
-            server = replace(server, url=Server.url, username=None, password=None)  # one without a login
+            login = (server.username, server.password) if server.username and server.password else None
+            if is_loopback(server.bind):  # the login is for the server that was meant
+                login = None
+            elif login is None:
+                warn(f"the visdom server listens on {server.bind} without a login: {OPEN}")
+            username, password = login or (None, None)
+            server = replace(server, url=own.url, username=username, password=password)
             try:
-                process = start_server(server.port, LOG, ENVIRONMENTS)
+                process = start_server(server.port, LOG, ENVIRONMENTS, server.bind, login)
                 tell(f"dashboard: {server.address()}, a visdom server that was started for it")
             except UserError as error:
                 warn(f"{error}; the run goes on without a dashboard")

@@ -23,7 +23,8 @@ import numpy as np
 from utils.bbox_tools import xywh2yxyx, yx2xy, yxyx2xywh
 from utils.errors import UserError
 from utils.file_tool import prepare_file, prepare_folder, text_lines, whole_file
-from utils.json_tool import id_key, id_number, is_finite, read_json
+from utils.json_tool import MAX_JSON_BYTES, id_key, id_number, is_finite, read_json
+from utils.safe_read import read_bounded
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def _read_voc_results(path, names, split):
 def _lines(file):
     """`text_lines` of a file."""
     try:
-        return text_lines(file.read_bytes().decode("utf-8-sig"))
+        return text_lines(read_bounded(file, MAX_JSON_BYTES).decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); give detections in VOC's or COCO's form") from None
 

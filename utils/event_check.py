@@ -16,7 +16,9 @@ def problem_of(event) -> str | None:
         return "has no step"
     if kind == "point":
         fits = (
-            _numbers([event.get("x"), event.get("y")]) and event.get("x") is not None and _text(event.get("line", ""))
+            _numbers([event.get("x"), event.get("y", "")])
+            and event.get("x") is not None
+            and _text(event.get("line", ""))
         )
     elif kind in ("text", "log", "img"):
         fits = _text(event.get("file" if kind == "img" else "text")) and _text(event.get("caption", ""))

@@ -29,6 +29,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.event_check import problem_of
 from utils.file_tool import whole_file
+from utils.safe_read import open_regular
 from utils.terminal_tool import warn
 from utils.vis_windows import Picture
 
@@ -36,6 +37,7 @@ FILE = "events.jsonl"
 MAX_WAITING = 20  # pictures that are not yet written: of a disk that is slower than the run the oldest are left out
 MAX_UNWRITTEN = 16_000_000  # bytes of lines that wait for the disk; of more, the older half goes
 RETRY_EVERY = 5.0  # seconds between two attempts at a disk that took nothing
+MAX_BYTES = 4 << 30  # of a log that is read: millions of steps
 MAX_KEPT = 100  # files of a window whose pictures take each other's place: of more every second goes, but the newest
 
 
@@ -223,7 +225,7 @@ class Tail:
 
     def read(self) -> list[dict]:
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path, MAX_BYTES) as file:
                 file.seek(self._at)
                 whole, _, _ = file.read().rpartition(b"\n")  # a process was killed while it wrote what comes behind
         except OSError as error:

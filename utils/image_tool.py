@@ -5,6 +5,7 @@
 
 import math
 import os
+import stat
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ from utils.errors import UserError
 from utils.file_tool import whole_file
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+# Whatever its name says, a file may be any of these. Of Pillow's others one, EPS, is a program that Ghostscript runs.
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+MAX_PIXELS = 250_000_000  # 3 GB as float32: the largest cameras have 200 million. A file of 1 kB may say 10¹⁸.
+MAX_SIDE = 1_000_000  # that an annotation may say
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on, and refuses from twice as many
 
 # What a network was trained on, by name: channel order, range, mean (in that order) and standard deviation.
 # `caffe_legacy` is simple-faster-rcnn's: the mean's RGB order was kept while the channels became BGR. Its checkpoints
@@ -97,8 +103,10 @@ def _is_plain_png(path):
             n_left -= 12 + n_bytes
             if n_left < 0:
                 raise OSError("it ends early")
-            content, stored = file.read(n_bytes), file.read(4)
-            if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(stored):
+            checksum = zlib.crc32(kind)
+            for begin in range(0, n_bytes, 1 << 20):  # a part may be as long as the file
+                checksum = zlib.crc32(file.read(min(1 << 20, n_bytes - begin)), checksum)
+            if checksum != int.from_bytes(file.read(4)):
                 raise OSError(f"the checksum of its part {len(kinds) + 1} is wrong")
             kinds.append(kind)
     return kinds[-2:] == [b"IDAT", b"IEND"]
@@ -127,6 +135,13 @@ def _orientation(file):
         return 1
 
 
+@cache
+def _formats():
+    """Those of IMAGE_FORMATS that this Pillow has."""
+    Image.init()
+    return [name for name in IMAGE_FORMATS if name in Image.OPEN]
+
+
 @contextmanager
 def _opened(path):
     """The picture file, opened by Pillow; what goes wrong with it is one line."""
@@ -135,7 +150,11 @@ def _opened(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but not yet refused
-            with Image.open(path) as file:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+                raise ValueError("a folder, a pipe or a device, not a file")
+            with Image.open(path, formats=_formats()) as file:
+                if file.width * file.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
                 if file.mode == "F":
                     raise ValueError("its pixels are floats, of which nothing says the range")
                 yield file
@@ -143,7 +162,12 @@ def _opened(path):
         raise UserError(f"{path}: no such picture; check the path") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not a picture that can be read; replace or remove the file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        most = f"{MAX_PIXELS / 1e6:.0f} million"
+        raise UserError(
+            f"{path}: says that it has more than {most} pixels; cut or shrink the picture, or remove the file"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: the picture is broken ({error}); replace or remove the file") from None
 
 

@@ -3,15 +3,17 @@
 import json
 import math
 import re
-from pathlib import Path
 
 from utils.errors import UserError
+from utils.safe_read import read_bounded
+
+MAX_JSON_BYTES = 8 << 30  # the largest public annotations, Objects365's, have some 5 GB
 
 
 def read_json(path, advice="mend the JSON"):
     """The content of a file of UTF-8 text, with or without a byte order mark. Raises UserError."""
     try:
-        return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        return json.loads(read_bounded(path, MAX_JSON_BYTES).decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; {advice}") from None
     except UnicodeDecodeError:

@@ -1,9 +1,9 @@
 """Class names: VOC's, and those that a user gives."""
 
 import os
-from pathlib import Path
 
 from utils.errors import UserError
+from utils.safe_read import read_bounded
 
 VOC_BBOX_LABEL_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -16,7 +16,7 @@ def parse_label_names(value):
     value = str(value)
     if os.path.isfile(value):  # pathlib's raises where it is longer than a name may be
         try:
-            names = Path(value).read_text(encoding="utf-8-sig").splitlines()
+            names = read_bounded(value).decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--label-names={value}: cannot be read ({error}); save it as UTF-8") from None
     else:

@@ -13,6 +13,7 @@ BESIDE = {"num_workers", "test_num_workers", "device", "compile"}  # how fast a 
 # What --config does not take: what is of one machine, where a run begins, and what is written or read once.
 OF_ONE_RUN = BESIDE | {"use_chainer", "load_path", "finetune", "detections", "save_detections", "out", "image"}
 OF_MODEL = {"roi_n_sample", "nms_thresh", "max_dets"}  # a checkpoint says what they were for its own model
+OF_USER = {"debug_file", "visdom_server", "visdom_bind", "out", "save_detections", "overwrite"}  # never of a file
 # Of the group "run" it takes these alone.
 OF_ALL_RUNS = {"plot_every", "eval_every", "save_every", "keep", "on_nonfinite", "nonfinite_limit"}
 
@@ -75,7 +76,7 @@ class OptionSet:
 
     def update_known(self, stored):
         """Take the options of a checkpoint that this version has; others and unreadable ones are left."""
-        names = {f.name for f in fields(self)} - {"use_chainer", "load_path", "finetune"}  # where that run began
+        names = {f.name for f in fields(self)} - OF_USER - {"use_chainer", "load_path", "finetune"}  # where it began
         return self.parse(self._readable(stored, names))
 
     def begin_with(self, stored, names, model=None):

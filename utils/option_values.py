@@ -1,6 +1,8 @@
 """Values of options: from the text of a command line to the type and range that an option declares."""
 
 import difflib
+import ipaddress
+import os
 import re
 from typing import get_args
 from urllib.parse import urlsplit
@@ -75,6 +77,16 @@ def save_interval(text) -> tuple[int | None, float | None]:
     return (None, float(int(number) * seconds)) if unit else (int(number), None)
 
 
+def bind_address(text) -> str:
+    """The value of --visdom-bind. Raises UserError where it is no IP address."""
+    try:
+        return str(ipaddress.ip_address("127.0.0.1" if text == "localhost" else text))
+    except ValueError:
+        raise UserError(
+            f"--visdom-bind={text}: must be an IP address: 127.0.0.1, 0.0.0.0 for all of this machine's, or one of them"
+        ) from None
+
+
 def _listed(value):
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
@@ -83,6 +95,12 @@ def _scalar(shown, value, kind, hint):
     text = str(value).strip()
     wrong = UserError(f"{shown}={text}: must be {type_name(hint)}")
     if kind is str:
+        try:
+            os.fsencode(text)
+        except UnicodeEncodeError:  # a checkpoint may have any
+            raise UserError(f"{shown}={text!a}: has characters that no name has; leave them out") from None
+        if "\0" in text:
+            raise UserError(f"{shown}={text}: has characters that no name has; leave them out")
         return text
     if kind is bool:
         if text.lower() in TRUE + FALSE:

@@ -12,6 +12,7 @@ import torch
 from utils.bbox_tools import bbox_iou
 from utils.errors import UserError
 from utils.file_tool import whole_file
+from utils.safe_read import opened_npz
 
 COUNTS = (50, 100, 300, 1000, 2000)  # proposals an image, best first
 IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -38,8 +39,10 @@ def read_proposals(paths, ids):
     found = {}
     for path in paths:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with opened_npz(path) as arrays:
                 found |= {name: (path, arrays[name]) for i in ids if (name := f"bbox/{i}") in arrays}
+        except UserError:
+            raise
         except FileNotFoundError:
             raise UserError(f"--proposals={path}: no such file; write one with python train.py propose") from None
         except Exception:  # numpy answers damaged files with whatever breaks first
@@ -53,7 +56,14 @@ def read_proposals(paths, ids):
             f"--proposals={files}: has none for {missing[0]} and {len(missing) - 1} more; add a file of this split"
         )
     for path, bbox in found.values():
-        if bbox.ndim != 2 or bbox.shape[1] != 4 or bbox.dtype.kind != "f" or not np.isfinite(bbox).all():
+        # what is no array in such a file comes as bytes
+        if (
+            not isinstance(bbox, np.ndarray)
+            or bbox.ndim != 2
+            or bbox.shape[1] != 4
+            or bbox.dtype.kind != "f"
+            or not np.isfinite(bbox).all()
+        ):
             raise UserError(
                 f"--proposals={path}: its boxes are not (P, 4) finite floats; write one with python train.py propose"
             )

@@ -5,6 +5,8 @@ import sys
 
 from tqdm import tqdm
 
+from utils.errors import visible
+
 QUIET, USUAL, VERBOSE = range(3)
 RED, YELLOW, BOLD = 31, 33, 1  # of ANSI's SGR
 _COLOURS = {"error": RED, "warning": YELLOW}  # of the word that a line begins with
@@ -33,12 +35,18 @@ def paint(text: str, code: int, stream) -> str:
 
 
 def say(line, file=None) -> None:
-    """Print a line, between the progress bars if there are any; 'error: ' and 'warning: ' before it are coloured."""
-    file = file or sys.stdout
-    kind, colon, rest = str(line).partition(": ")
+    """Print a line, between the progress bars if there are any; 'error: ' and 'warning: ' before it are coloured.
+
+    Names in it may be a stranger's: what would move the cursor is shown as Python writes it.
+    """
+    _print(visible(str(line), but="\n\t"), file or sys.stdout)
+
+
+def _print(line, file):
+    kind, colon, rest = line.partition(": ")
     if colon and kind in _COLOURS:
         line = paint(f"{kind}:", _COLOURS[kind], file) + f" {rest}"
-    tqdm.write(str(line), file=file)
+    tqdm.write(line, file=file)
     file.flush()
 
 
@@ -61,4 +69,4 @@ def warn(line) -> None:
 
 def say_result(line) -> None:
     """`say` the outcome of a command: bold in a terminal."""
-    say(paint(str(line), BOLD, sys.stdout))
+    _print(paint(visible(str(line), but="\n\t"), BOLD, sys.stdout), sys.stdout)

@@ -13,10 +13,13 @@ from collections import deque
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from utils import array_tool as at
 from utils.draw_tool import draw_bboxes, visdom_bbox
+from utils.errors import UserError
 from utils.event_log import EventLog
+from utils.safe_read import is_within, read_bounded
 from utils.terminal_tool import warn
 from utils.vis_sender import Sender
 from utils.vis_windows import LOG_LINES, Chart, History, Pane, Picture, style_of
@@ -25,6 +28,7 @@ from utils.visdom_server import Server
 __all__ = ["Visualizer", "draw_bboxes", "visdom_bbox"]
 
 EXPECTED = "<i>nothing yet</i>"
+MAX_PICTURE_BYTES = 64 << 20  # of a recorded picture that is shown again
 
 
 class Visualizer:
@@ -265,7 +269,7 @@ class Visualizer:
             line = event.get("line", "")
             self.plot(win, event["y"], event["x"], line if run is None else f"{run} {line}".strip())
         elif kind == "img":
-            self._replay_picture(alone, folder / event["file"], event.get("caption"))
+            self._replay_picture(alone, folder, event["file"], event.get("caption"))
         elif kind == "text":
             self.text(event["text"], alone)
         elif kind == "log":
@@ -277,13 +281,19 @@ class Visualizer:
         elif kind == "curves":
             self.curves(alone, event["names"], event["x"], event["y"])
 
-    def _replay_picture(self, win, path, caption):
+    def _replay_picture(self, win, folder, file, caption):
+        path = folder / file
         try:
-            picture = Picture.from_jpeg(path.read_bytes())
+            if not is_within(path, folder):  # the log may be a stranger's
+                return
+            picture = Picture.from_jpeg(read_bounded(path, MAX_PICTURE_BYTES))
         except FileNotFoundError:
             return
-        except OSError as error:
-            warn(f"{path}: left out, as it cannot be read ({error.strerror or 'it is no picture'})")
+        except UserError as error:
+            warn(error)
+            return
+        except (OSError, Image.DecompressionBombError) as error:
+            warn(f"{path}: left out, as it cannot be read ({getattr(error, 'strerror', 0) or 'it is no picture'})")
             return
         self._add_picture(win, picture, caption)
 

@@ -183,7 +183,7 @@ class Picture:
     @classmethod
     def from_jpeg(cls, content: bytes) -> "Picture":
         """A picture that is a JPEG already. Raises what Pillow does where it is none."""
-        with Image.open(BytesIO(content)) as img:
+        with Image.open(BytesIO(content), formats=["JPEG"]) as img:
             picture = cls(np.empty((img.height, img.width, 0), np.uint8))
         picture._jpeg = content
         return picture

@@ -4,8 +4,11 @@ import contextlib
 import errno
 import hashlib
 import http.client
+import ipaddress
 import json
 import logging
+import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -22,19 +25,41 @@ from utils.errors import UserError
 
 START_SECONDS = 60  # a start takes 1.3 s on an idle machine, and has taken over 15 on one whose cores others had
 # `visdom` itself would first fetch its page's files from the net (misc/visdom_assets.py does that); this does not.
-START = "from visdom.server.run_server import main; main()"
+# Its own options are 127.0.0.1 or all addresses.
+START = (
+    "import os; from tornado.web import Application; from visdom.server.run_server import main; "
+    "listen, at = Application.listen, {'address': os.environ['VISDOM_BIND']}; "
+    "Application.listen = lambda self, port, **more: listen(self, port, **more | at); main()"
+)
+# The secret of its cookies goes to ~/.visdom: it is for this user alone, as all that it writes.
+OWN = "import os; os.umask(0o077); os.makedirs(os.path.expanduser('~/.visdom'), exist_ok=True); "
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def port_in_use(port) -> bool:
-    """Whether some program holds `port` on 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose last connections linger is free
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return error.errno == errno.EADDRINUSE
-    return False
+def port_in_use(port, bind="127.0.0.1") -> bool:
+    """Whether some program holds `port` on the address `bind`."""
+    return _error_of_binding(port, bind) == errno.EADDRINUSE
+
+
+def _error_of_binding(port, bind):
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose last connections linger is free
+            probe.bind((bind, port))
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def is_loopback(bind) -> bool:
+    """Whether only this machine reaches a server that listens on the IP address `bind`."""
+    return ipaddress.ip_address(bind).is_loopback
+
+
+def reached_at(bind) -> str:
+    """The URL, without port, at which this machine reaches a server that listens on `bind`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)
+    return f"http://[{host}]" if ":" in host else f"http://{host}"
 
 
 def is_visdom(port, server="http://127.0.0.1", timeout=2) -> bool:
@@ -47,40 +72,70 @@ def is_visdom(port, server="http://127.0.0.1", timeout=2) -> bool:
     return b"<title>visdom" in page.lower()
 
 
-def environments(server: "Server") -> list[str]:
+def environments(server: "Server", proxy=True) -> list[str]:
     """The names of a server's environments; none where it does not tell them (it asks for a login, say)."""
     request = urllib.request.Request(f"{server.address()}/env_state", b"{}", {"Content-Type": "application/json"})
     try:
-        with _opener(server.url).open(request, timeout=server.timeout) as answer:
+        with _opener(server.url, proxy).open(request, timeout=server.timeout) as answer:
             names = json.load(answer)
     except (OSError, http.client.HTTPException, ValueError):
         return []
     return names if isinstance(names, list) else []
 
 
-def _opener(url):
+def _opener(url, proxy=True):
     """No proxy can reach this machine's loopback."""
-    local = urlsplit(url).hostname in LOOPBACK
+    local = not proxy or urlsplit(url).hostname in LOOPBACK
     return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
 
 
-def start_server(port, log_path, env_path=None) -> subprocess.Popen:
-    """Start a visdom server on 127.0.0.1 that outlives this process, and wait until it answers.
+def open_at(server: "Server") -> str | None:
+    """An address at which other machines reach the server without a login, as far as this one can tell; or None.
+
+    Of a server on this machine it is asked at the address that goes out to the network; it answers at once, or refuses.
+    """
+    address = urlsplit(server.url).hostname if not server.is_local() else _own_address()
+    if not address or address.startswith("127."):
+        return None
+    url = f"{urlsplit(server.url).scheme}://{f'[{address}]' if ':' in address else address}"
+    return address if environments(replace(server, url=url, timeout=min(server.timeout, 2.0)), proxy=False) else None
+
+
+def _own_address():
+    """This machine's address in the network, or None; nothing is sent to find it."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # of no machine (RFC 5737): the route to it is all that is asked for
+        return probe.getsockname()[0]
+
+
+def start_server(port, log_path, env_path=None, bind="127.0.0.1", login=None) -> subprocess.Popen:
+    """Start a visdom server that outlives this process, and wait until it answers.
 
     Args:
         port (int): 1..65535.
         log_path (path): takes its output; its warnings are appended.
         env_path (path): folder where it keeps saved environments; None for visdom's own, ~/.visdom.
+        bind (str): the IP address that it listens on.
+        login (tuple): (username, password) that it asks for; None for nothing.
 
     Raises:
-        UserError: the port is taken, the log can't be written, or the server did not answer within a minute.
+        UserError: the port is taken, the address is not this machine's, the log can't be written, or the server did not
+            answer within a minute.
     """
     if not 1 <= port <= 65535:
         raise UserError(f"--port={port}: not a port; choose one from 1024 to 65535")
-    if port_in_use(port):
+    if port_in_use(port, bind):
         raise UserError(f"--port={port}: taken by another program; choose another port")
+    if _error_of_binding(port, bind) in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        raise UserError(f"--visdom-bind={bind}: not an address of this machine; 0.0.0.0 is for all that it has")
     # A line for every message (INFO) would fill the disk in a long run.
-    command = [sys.executable, "-c", START, "-port", str(port), "-bind_local", "-logging_level", "WARNING"]
+    program, environment = START, os.environ | {"VISDOM_BIND": bind}
+    command = ["-port", str(port), "-bind_local", "-logging_level", "WARNING"]
+    if login:
+        program, command = OWN + START, [*command, "-enable_login"]
+        own = {"USERNAME": login[0], "PASSWORD": login[1], "COOKIE": secrets.token_hex(32), "USE_ENV_CREDENTIALS": "1"}
+        environment |= {f"VISDOM_{name}": value for name, value in own.items()}
+    command = [sys.executable, "-c", program, *command]
     if env_path is not None:
         command += ["-env_path", str(env_path)]
     log_path = Path(log_path)
@@ -89,13 +144,14 @@ def start_server(port, log_path, env_path=None) -> subprocess.Popen:
         with open(log_path, "ab") as log:
             begin = log.tell()
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=environment,
+            )  # fmt: skip
     except OSError as error:
         raise UserError(f"{log_path}: the visdom server's log can't be written ({error.strerror})") from None
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if is_visdom(port):
+        if is_visdom(port, reached_at(bind)):
             return process
         time.sleep(0.1)
     raise UserError(f"visdom did not start on port {port} ({_last_words(process, log_path, begin)}); see {log_path}")
@@ -121,6 +177,7 @@ class Server:
     retry_every: float = 5.0  # seconds between two attempts in an outage
     username: str | None = None  # for a server with a login
     password: str | None = field(default=None, repr=False)
+    bind: str = "127.0.0.1"  # the IP address that one listens on which is started
 
     def address(self) -> str:
         """Scheme, host and port, without the user and password that the URL may hold."""

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from model import build_model, load_model
+from model.zoo import model_from_checkpoint
+from utils.checkpoint import Checkpoint
 from utils.errors import UserError
 
 
@@ -149,3 +151,12 @@ def test_part_of_another_kind_is_one_line(tiny, tmp_path, part):
     torch.save({"model": tiny.state_dict(), "config": {"model": "tiny"}, part: ["not", "a", "dict"]}, path)
     with pytest.raises(UserError, match=r"^\S*wrong\.pth: [^\n]+$"):
         load_model(path)
+
+
+@pytest.mark.parametrize("name", ["anchor_scales", "anchor_ratios"])
+def test_a_checkpoint_of_millions_of_anchors_is_refused_before_they_are_made(name):
+    config = {"model": "tiny", "anchor_scales": [8.0] * 50, "anchor_ratios": [1.0] * 50, name: [1.0] * 10**6}
+    with pytest.raises(
+        UserError, match=rf"^x\.pth: its {name} is .{{60}}, which can't be; set --{name.replace('_', '-')}$"
+    ):
+        model_from_checkpoint(Checkpoint("x.pth", {"head.score.weight": torch.zeros(3, 2)}, config))

@@ -388,8 +388,15 @@ def test_the_options_as_words_give_the_same_options():
 
 @pytest.mark.parametrize(
     ("text", "steps", "seconds"),
-    [("500", 500, None), ("1", 1, None), ("30s", None, 30), ("10min", None, 600), ("10m", None, 600), ("2h", None, 7200)],
-)  # fmt: skip
+    [
+        ("500", 500, None),
+        ("1", 1, None),
+        ("30s", None, 30),
+        ("10min", None, 600),
+        ("10m", None, 600),
+        ("2h", None, 7200),
+    ],
+)
 def test_how_often_a_run_is_saved(text, steps, seconds):
     assert save_interval(text) == (steps, seconds)
     assert Config().parse({"save_every": text}).save_every == text
