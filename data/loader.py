@@ -133,8 +133,8 @@ class EpochLoader:
                     skip += 1
                     yield batch
                 return
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
+            except (RuntimeError, OSError, EOFError):  # torch's own, or a connection to it that broke
+                if not self._has_lost_a_process():
                     raise
                 deaths += 1
                 if deaths == MAX_DEATHS:
@@ -144,6 +144,9 @@ class EpochLoader:
                     ) from None
                 warn("a process that loads pictures was killed (memory may be short); others load its batch again")
                 self._loader = self._make()
+
+    def _has_lost_a_process(self):
+        return any(not process.is_alive() for process in getattr(self._loader._iterator, "_workers", ()))
 
     def _begin(self):
         batches = iter(self._loader)

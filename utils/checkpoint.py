@@ -121,7 +121,7 @@ def read_torch_file(path):
     """What a file of torch's holds, with its tensors on the CPU, whatever that is. Raises UserError where it can't."""
     try:
         if damage := damage_of(path):
-            raise UserError(f"{path}: {damage}; take another checkpoint")
+            raise UserError(f"{path}: {damage}; choose another file")
         with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols: a file is read or refused, with one line
             return load_bounded(path)
