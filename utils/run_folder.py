@@ -65,9 +65,8 @@ class RunFolder:
     def __init__(self, path, goes_on=False, environment=None, save_every="10min", keep=0):
         self.path, self.keep, self.run = Path(path), keep, None
         self._goes_on, self._environment = goes_on, environment or {}
-        self._beside = {}
         self._steps, self._seconds = save_interval(save_every)
-        self._saved_at, self._failed, self._lock = time.monotonic(), set(), None
+        self._saved_at, self._failed, self._lock, self._elsewhere = time.monotonic(), set(), None, None
 
     def __enter__(self):
         try:
@@ -79,7 +78,6 @@ class RunFolder:
                 set_aside([*self.path.glob("*.pth"), *self.path.glob("events.jsonl"), *self.path.glob(FACTS)])
             facts = read_facts(self.path)
             self.run = facts.get("run") or uuid.uuid4().hex
-            self._beside = {"run": self.run, "environment": self._environment}
             facts = {"run": self.run, "begun": [*facts.get("begun", ()), self._environment]}
             with whole_file(self.path / FACTS) as partial:
                 partial.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -109,22 +107,21 @@ class RunFolder:
             info: goes into `other_info`.
         """
         self._saved_at = time.monotonic()
-        self._beside["show"] = show
-        return self._save(LAST, trainer, info, save_optimizer=True, predecessor=self.path / PREVIOUS)
+        return self._save(LAST, trainer, show, info, predecessor=self.path / PREVIOUS)
 
     def save_best(self, trainer, **info) -> bool:
         """Save the weights, which are the best so far; where that fails, somewhere else."""
-        return self._save(BEST, trainer, info) or self._rescue(BEST, trainer, info) is not None
+        return self._save(BEST, trainer, None, info) or self._rescue(BEST, trainer, None, info) is not None
 
     def save_end(self, trainer, show=None, **info) -> Path | None:
         """`save_last` when nothing comes after it: where that fails, somewhere else. The path, or None if nowhere."""
         if self.save_last(trainer, show, **info):
             return self.path / LAST
-        return self._rescue(LAST, trainer, info, save_optimizer=True)
+        return self._rescue(LAST, trainer, show, info)
 
     def keep_epoch(self, epoch: int):
-        """Let the last `keep` epochs keep their checkpoints; `last.pth` is that of `epoch`."""
-        if not self.keep:
+        """Let the last `keep` epochs keep their checkpoints; `last.pth`, if it could be saved, is that of `epoch`."""
+        if not self.keep or LAST in self._failed:
             return
         try:
             with whole_file(self.path / f"epoch-{epoch:04}.pth") as partial:
@@ -137,12 +134,12 @@ class RunFolder:
         except OSError as error:
             warn(f"{self.path}: the checkpoint of epoch {epoch} can't be kept ({error.strerror}); the run goes on")
 
-    def _save(self, name, trainer, info, **how):
+    def _save(self, name, trainer, show, info, predecessor=None):
         path = self.path / name
         try:
             if _place(self.path) != self._place:
                 raise UserError(f"{path}: its folder is not the one that the run began in: deleted, or a disk is gone")
-            trainer.save(save_path=path, beside=self._beside, **how, **info)
+            self._write(path, trainer, show, info, predecessor)
         except UserError as error:
             self._failed.add(name)
             warn(f"{error}; the run goes on, and tries again")
@@ -152,15 +149,22 @@ class RunFolder:
             tell(f"{path} is written again")
         return True
 
-    def _rescue(self, name, trainer, info, **how):
+    def _rescue(self, name, trainer, show, info):
         """Save it in the system's folder for temporary files. The path, or None where that fails too."""
         try:
-            path = Path(tempfile.mkdtemp(prefix=f"{self.path.name}-"), name)
-            trainer.save(save_path=path, beside=self._beside, **how, **info)
+            self._elsewhere = self._elsewhere or Path(tempfile.mkdtemp(prefix=f"{self.path.name}-"))
+            path = self._elsewhere / name
+            self._write(path, trainer, show, info)
         except (UserError, OSError):
             return None
         warn(f"{self.path / name} could not be written: {path} has it")
         return path
+
+    def _write(self, path, trainer, show, info, predecessor=None):
+        """All that a run goes on with, or for `BEST` the weights alone."""
+        beside = {"run": self.run, "environment": self._environment, **({} if show is None else {"show": show})}
+        how = {} if path.name == BEST else {"save_optimizer": True, "predecessor": predecessor}
+        trainer.save(save_path=path, beside=beside, **how, **info)
 
 
 def set_aside(paths):
