@@ -19,6 +19,7 @@ A process that was killed leaves at most one line that is cut, which readers lea
 """
 
 import difflib
+import errno
 import json
 import os
 import threading
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.event_check import problem_of
-from utils.file_tool import whole_file
+from utils.file_tool import place_of, whole_file
 from utils.safe_read import open_regular
 from utils.terminal_tool import warn
 from utils.vis_windows import Picture
@@ -78,6 +79,7 @@ class EventLog:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.n_events = _keep_until(self.folder, -1 if go_on_from is None else go_on_from, n_events)
             self._file = path.open("ab", buffering=0)
+            self._place = place_of(self.folder)
         except OSError as error:
             raise UserError(f"{path}: can't be written ({error.strerror}); choose another --name") from None
 
@@ -180,6 +182,8 @@ class EventLog:
         name = f"pictures/{_file_name(event['win'])}-{event['step']:08}.jpg"
         path = self.folder / name
         try:
+            if place_of(self.folder) != self._place:  # else it would be made anew, under a mount that is gone
+                raise OSError(errno.ENOENT, "its folder is gone")
             with whole_file(path, durable=False) as partial:
                 partial.write_bytes(picture.jpeg())
             if "caption" not in event:

@@ -62,6 +62,13 @@ def _keep(path, predecessor):
     os.replace(second, predecessor)
 
 
+def place_of(path):
+    """What a folder is to the system, whatever it is called; None if it is not there."""
+    with suppress(OSError):
+        stat = os.stat(path)
+        return stat.st_dev, stat.st_ino
+
+
 def remove_partials(folder):
     """Remove what writers that were killed left in `folder`; nobody else may be writing there."""
     for path in Path(folder).glob(".????????.*.tmp"):

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.file_tool import remove_partials, whole_file
+from utils.file_tool import place_of, remove_partials, whole_file
 from utils.json_tool import read_json
 from utils.option_values import save_interval
 from utils.terminal_tool import tell, warn
@@ -72,7 +72,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.path / ".lock")
-            self._place = _place(self.path)
+            self._place = place_of(self.path)
             remove_partials(self.path)
             if not self._goes_on:
                 set_aside([*self.path.glob("*.pth"), *self.path.glob("events.jsonl"), *self.path.glob(FACTS)])
@@ -137,7 +137,7 @@ class RunFolder:
     def _save(self, name, trainer, show, info, predecessor=None):
         path = self.path / name
         try:
-            if _place(self.path) != self._place:
+            if place_of(self.path) != self._place:
                 raise UserError(f"{path}: its folder is not the one that the run began in: deleted, or a disk is gone")
             self._write(path, trainer, show, info, predecessor)
         except UserError as error:
@@ -205,10 +205,3 @@ def _locked(path):
     os.truncate(lock, 0)
     os.write(lock, f"process {os.getpid()} on {os.uname().nodename}".encode())
     return lock
-
-
-def _place(path):
-    """What a folder is to the system, whatever it is called; None if it is not there."""
-    with suppress(OSError):
-        stat = os.stat(path)
-        return stat.st_dev, stat.st_ino

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,12 @@ def recorded(folder):
 
 def points(folder, key="x"):
     return [event[key] for event in read_events(folder) if event["kind"] == "point"]
+
+
+def wait_until(what):
+    deadline = time.monotonic() + 60
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def picture(value, size=(8, 16)):
@@ -223,6 +230,20 @@ def test_what_a_disk_does_not_take_waits_for_it(tmp_path, capsys):
     log.add("loss", "point", x=3, y=1)
     log.close()
     assert points(tmp_path) == [0, 1, 2, 3]
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
+    log = EventLog(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "away")
+    log.add_picture("gt_img", picture(1))
+    wait_until(lambda: log.problem)
+    (tmp_path / "run").mkdir()  # a mount's empty place
+    log.add_picture("gt_img", picture(2))
+    log.add("loss", "point", x=1, y=1)
+    log.close()
+    assert "its folder is gone" in log.problem
+    assert not any((tmp_path / "run").iterdir())
+    assert points(tmp_path / "away") == [1]
 
 
 def test_a_place_that_takes_no_file(tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from model import FasterRCNNTiny
 from model.faster_rcnn_resnet import FasterRCNNResNet18FPN
+from tests.same import same
 from tests.test_trainer import BOXES, LABELS, images
 from trainer import FasterRCNNTrainer
 from utils.config import Config
@@ -26,14 +27,6 @@ def everything(trainer):
     """All that a step changes."""
     state = trainer.faster_rcnn.state_dict(), trainer.optimizer.state_dict(), trainer._counted.state_dict()
     return copy.deepcopy((*state, trainer._n_seen))
-
-
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b or (a != a and b != b)
 
 
 def step(trainer, value=None, **others):
