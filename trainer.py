@@ -306,7 +306,7 @@ class FasterRCNNTrainer(nn.Module):
             self._counted.load_state_dict(checkpoint.meters, self.faster_rcnn.device)
             self._n_seen = int(checkpoint.rng["n_seen"])
             set_random_state(checkpoint.rng)
-        except (TypeError, KeyError, ValueError, RuntimeError, AttributeError):
+        except Exception:  # whatever breaks first: the file may be anybody's
             raise UserError(
                 f"{checkpoint.path}: lacks the state of the run (generators, meters); --load-path starts another run"
             ) from None

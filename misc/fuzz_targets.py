@@ -29,9 +29,11 @@ from utils.event_log import FILE
 from utils.image_tool import image_sizes, read_image
 from utils.index_tool import FileIndex
 from utils.label_names import parse_label_names
+from utils.pace_tool import Pace
 from utils.proposal_tool import read_proposals
-from utils.resume_tool import check_position, take_options
+from utils.resume_tool import Position, check_data, position_of, take_options, take_up, what_it_has_had
 from utils.run_tool import read_run
+from utils.show_tool import Show
 from utils.vis_tool import Visualizer
 
 
@@ -173,7 +175,8 @@ STORED = {
     "config": {"model": "tiny", "label_names": ["cat", "dog"], "min_size": 96, "max_size": 160, "roi": "align"}
     | {"anchor_scales": [2.0, 4], "anchor_ratios": [0.5, 1, 2], "rpn_n_test_pre_nms": 9, "nms_thresh": 0.3}
     | {"input_mode": "caffe", "convention": "continuous", "class_agnostic": False, "env": "e", "schedule": "joint"},
-    "other_info": {"best_map": 0.5, "epoch": 1, "step": 10, "total_step": 10},
+    "other_info": Position(epoch=1, step=2, total_step=2).info() | {"best_map": 0.5, "data": 7},
+    "show": Show(None, Pace(1), 1).state_dict() | {"best": [0.5, 1]},
 }
 
 
@@ -194,8 +197,11 @@ def _read_stored(_, content):
     config = Config()
     with suppress(UserError):
         take_options(config, checkpoint, set(ALL))
-    config.resume = "x"
-    check_position(config, checkpoint, 10)
+    with suppress(UserError):
+        at = position_of(checkpoint)
+        what_it_has_had(at, config, 1)
+        check_data(at, checkpoint, ["000001", "000002"], 1)
+    take_up(Show(None, Pace(1), 1), checkpoint)
 
 
 EVENTS = [

@@ -31,8 +31,7 @@ NOT_RUN = {
     "make ": "installs, or runs all of these tests; that there is such a target is asked. The demo: test_demo.py",
     "python train.py train --voc-data-dir=VOCdevkit": "needs VOC 2007 and VGG16's ImageNet weights",
     "python train.py train --model=alexnet": "needs VOC 2007 and AlexNet's ImageNet weights; small: test_train_real.py",
-    "python train.py train --resume=runs/first": "needs a run of whole epochs, which the short runs are not; "
-    "see test_train_resume.py",
+    "python train.py train --resume=runs/first": "the short runs have had all of their steps; see test_train_resume.py",
     "python train.py eval --load-path=fasterrcnn_": "needs a published checkpoint; its layout: test_checkpoint.py",
     "python misc/convert_checkpoint.py": "needs a file of torchvision's; small ones: test_convert_checkpoint.py",
     "python train.py predict --load-path=coco.pth": "needs what the conversion writes",
