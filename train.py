@@ -53,7 +53,7 @@ from utils.memory_tool import ran_out, smaller
 from utils.models_tool import describe, models_table
 from utils.pace_tool import Pace
 from utils.plan_tool import closing_lines, tell_plan
-from utils.precision_tool import amp_dtype, autocast, be_deterministic
+from utils.precision_tool import amp_dtype, autocast, be_deterministic, not_deterministic
 from utils.predict_tool import find_images, predict_files, summary
 from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
@@ -211,8 +211,8 @@ def fit(trainer, run, interrupts, at, train_db, val_db, train_rois=None, val_roi
             if path:
                 again = f"python train.py train --resume={path.parent} goes on from there"
                 say(f"stopped after step {at.step:,} of {n_steps:,}; {again}", file=sys.stderr)
-        if ran_out(error):
-            raise UserError(smaller(opt, at.step + 1)) from None
+        if ran_out(error) or not_deterministic(error):
+            raise UserError(not_deterministic(error) or smaller(opt, at.step + 1)) from None
         raise
     finally:
         bar.close()

@@ -111,6 +111,13 @@ def test_a_save_has_no_more_calls_than_those(runs, home):
     runs.run(home, words(epochs=1), {"kill_in_save": 1, "call": 7})
 
 
+@pytest.mark.parametrize("others", [["--num-workers=2"], ["--num-workers=1", "--deterministic", "--save-every=5"]])
+def test_a_seed_decides_it_all(runs, home, whole, others):
+    """Two runs have the same numbers to the last bit, with any number of loading processes and however often saved."""
+    runs.run(home, words("a", *others))
+    assert_same_end(home / "runs/a", whole / "runs/short")
+
+
 # Stopped
 
 

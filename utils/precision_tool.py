@@ -48,8 +48,21 @@ def in_full_precision(x, *layers):
 
 
 def be_deterministic(wanted):
-    """With True: only algorithms that give the same numbers in every run; on a CPU there are no others here."""
+    """With True: only algorithms that give the same numbers in every run; on a CPU there are no others here.
+
+    torch raises RuntimeError where it has none, see `not_deterministic`.
+    """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is made
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+
+
+def not_deterministic(error: BaseException) -> str | None:
+    """One line, if `error` is torch's for an operation that has no such algorithm; else None."""
+    what, found, _ = str(error).partition(" does not have a deterministic implementation")
+    if not (found and isinstance(error, RuntimeError)):
+        return None
+    return (
+        f"--deterministic: {what} has no deterministic algorithm on this device; choose another --roi, or leave it out"
+    )

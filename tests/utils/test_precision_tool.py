@@ -8,7 +8,7 @@ from trainer import FasterRCNNTrainer
 from utils import precision_tool
 from utils.config import Config
 from utils.errors import UserError
-from utils.precision_tool import amp_dtype, autocast
+from utils.precision_tool import amp_dtype, autocast, be_deterministic, not_deterministic
 
 CPU = torch.device("cpu")
 
@@ -88,3 +88,23 @@ def test_detections_in_bfloat16_are_float32_boxes_near_the_exact_ones():
         rough = model.predict([img], max_dets=5)
     assert rough.bboxes[0].dtype == rough.scores[0].dtype == "float32"
     assert abs(exact.scores[0][0] - rough.scores[0][0]) < 0.05
+
+
+def test_an_operation_without_a_deterministic_algorithm_is_one_line():
+    """`put_` has none on a CPU either."""
+
+    def put():
+        torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+
+    be_deterministic(False)
+    put()
+    be_deterministic(True)
+    try:
+        with pytest.raises(RuntimeError) as error:
+            put()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    line = not_deterministic(error.value)
+    assert line.startswith("--deterministic: put_ has no deterministic algorithm on this device")
+    assert "\n" not in line
+    assert not_deterministic(RuntimeError("something else")) is None
