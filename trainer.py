@@ -268,6 +268,7 @@ class FasterRCNNTrainer(nn.Module):
         content |= beside or {}
         if save_optimizer:
             content["optimizer"] = self.optimizer.state_dict()
+            content["options"] = self.config.state_dict()  # `config` has the network's own numbers in place of some
             content["scaler"] = self.scaler.state_dict()
             content["meters"] = self._counted.state_dict()
             content["rng"] = {**random_state(), "n_seen": self._n_seen}

@@ -3,6 +3,7 @@
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -133,8 +134,8 @@ class EpochLoader:
                     skip += 1
                     yield batch
                 return
-            except (RuntimeError, OSError, EOFError):  # torch's own, or a connection to it that broke
-                if not self._has_lost_a_process():
+            except (RuntimeError, OSError, EOFError) as error:  # torch's own, or a connection to it that broke
+                if not self._has_lost_a_process(5.0 if isinstance(error, ConnectionError | EOFError) else 0.0):
                     raise
                 deaths += 1
                 if deaths == MAX_DEATHS:
@@ -145,8 +146,12 @@ class EpochLoader:
                 warn("a process that loads pictures was killed (memory may be short); others load its batch again")
                 self._loader = self._make()
 
-    def _has_lost_a_process(self):
-        return any(not process.is_alive() for process in getattr(self._loader._iterator, "_workers", ()))
+    def _has_lost_a_process(self, seconds):
+        """Whether one has ended, or does within so many seconds: its connections break before the system says so."""
+        processes, deadline = getattr(self._loader._iterator, "_workers", ()), time.monotonic() + seconds
+        while not (lost := any(not process.is_alive() for process in processes)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return lost
 
     def _begin(self):
         batches = iter(self._loader)

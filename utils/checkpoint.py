@@ -1,9 +1,9 @@
 """Checkpoint files: written whole or not at all, read without running code that they hold.
 
 The layout is simple-faster-rcnn's: {'model', 'config', 'other_info', 'vis_info', optional 'optimizer'}, and for a run
-that goes on 'scaler', 'meters', 'rng', 'show', 'run', 'environment'. A file without 'model' is a bare state dict. Its
-own older files (numpy scalars, `head.classifier.2` or `.3`, parameters on a GPU, the format before torch 1.6) are read
-too.
+that goes on 'options', 'scaler', 'meters', 'rng', 'show', 'run', 'environment'. A file without 'model' is a bare state
+dict. Its own older files (numpy scalars, `head.classifier.2` or `.3`, parameters on a GPU, the format before torch 1.6)
+are read too.
 """
 
 import errno
@@ -44,6 +44,7 @@ class Checkpoint:
     other_info: dict = field(default_factory=dict)
     vis_info: dict = field(default_factory=dict)
     optimizer: dict | None = None
+    options: dict | None = None  # the run's, as it was given them
     scaler: dict | None = None
     meters: dict | None = None
     rng: dict | None = None
@@ -175,9 +176,8 @@ def as_checkpoint(path, content):
     for name, part in parts.items():
         if not isinstance(part, dict):
             raise UserError(f"{path}: its {name!r} is a {type(part).__name__}, not a dict; choose another file")
-    beside = {
-        name: content.get(name) for name in ("optimizer", "scaler", "meters", "rng", "show", "run", "environment")
-    }
+    names = ("optimizer", "options", "scaler", "meters", "rng", "show", "run", "environment")
+    beside = {name: content.get(name) for name in names}
     return Checkpoint(str(path), state, **parts, **beside)
 
 

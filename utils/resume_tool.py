@@ -122,7 +122,7 @@ def take_options(opt, state, names, model=None) -> None:
         names: the options that the command reads.
         model: the network that the command line names, or None.
     """
-    stored = options_in(state, "--resume")
+    stored = state.options if isinstance(state.options, dict) else options_in(state, "--resume")
     opt.begin_with(stored, names, model)
     opt.env = str(stored.get("env", opt.env))  # its curves go on where they are
 
