@@ -13,6 +13,7 @@ HEAD = """
 import os, signal, sys, time
 from utils.signal_tool import Interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
 me = os.getpid()
 """
 
