@@ -279,7 +279,8 @@ def rewritten(archive: bytes, change) -> bytes:
         names = old.namelist()
         chosen = next((name for name in names if name.endswith("data.pkl")), names[0])
         for name in names:
-            new.writestr(name, change(old.read(name)) if name == chosen else old.read(name))
+            member = zipfile.ZipInfo(name)  # of 1980, not of now: the same case each time
+            new.writestr(member, change(old.read(name)) if name == chosen else old.read(name))
     return written.getvalue()
 
 
