@@ -264,11 +264,12 @@ class FasterRCNNTrainer(nn.Module):
         """
         if save_path is None:
             save_path = "_".join([time.strftime("checkpoints/fasterrcnn_%m%d%H%M"), *map(str, kwargs.values())])
-        content = checkpoint_content(self.faster_rcnn, self.config.state_dict(), self.vis.state_dict(), **kwargs)
+        options = self.config.state_dict()
+        content = checkpoint_content(self.faster_rcnn, options, self.vis.state_dict(), **kwargs)
         content |= beside or {}
         if save_optimizer:
             content["optimizer"] = self.optimizer.state_dict()
-            content["options"] = self.config.state_dict()  # `config` has the network's own numbers in place of some
+            content["options"] = options  # `config` has the network's own numbers in place of some
             content["scaler"] = self.scaler.state_dict()
             content["meters"] = self._counted.state_dict()
             content["rng"] = {**random_state(), "n_seen": self._n_seen}

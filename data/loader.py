@@ -47,7 +47,7 @@ class EpochBatches(Sampler):
         return np.random.default_rng((self.seed, self.epoch)).permutation(self.n).tolist()
 
     def _batches(self):
-        size, whole, left = self.batch_size, [], []
+        size, whole = self.batch_size, []
         waiting = {True: [], False: []}
         for i in self.order():
             own = waiting[self.wide is None or bool(self.wide[i])]

@@ -1,7 +1,9 @@
 """`train --resume`: a run that was ended at any moment goes on, in the same curves, to the same end."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -80,3 +82,27 @@ def test_a_mistake_is_one_line_and_loses_nothing(home, words, told):
     done = run(home, "train", *BESIDE, "--visdom=False", *words, code=2)
     assert told in done.stderr.splitlines()[-1]
     assert (home / "runs/whole/events.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_stopped_keeps_what_it_learned(home, tmp_path, how):
+    words = [sys.executable, ROOT / "train.py", "train", *SMALL, f"--voc-data-dir={home}/toy", "--epoch=1000"]
+    words += ["--eval-every=1000", "--visdom=False", "--plot-every=2", "--name=stopped"]
+    process = subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(how, signal.SIG_DFL),  # a job in the background, or under nohup, ignores it
+    )
+    while not (tmp_path / "runs/stopped/last.pth").exists() and process.poll() is None:
+        time.sleep(0.1)  # until the first epoch is over
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 128 + how
+    assert "Traceback" not in stderr
+    assert "--resume=runs/stopped goes on from there" in stderr
+    kept = torch.load(tmp_path / "runs/stopped/last.pth", weights_only=True)["other_info"]
+    assert f"stopped after step {kept['step']:,} of" in stderr
+    assert kept["step"] == 4 * kept["epoch"] + kept["batch"] >= 4

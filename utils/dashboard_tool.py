@@ -2,8 +2,6 @@
 
 import importlib.util
 import os
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ import torch
 
 from utils.config import Config
 from utils.dashboard_layout import EACH_RUN
+from utils.environment_tool import command
 from utils.errors import UserError
 from utils.event_log import EventLog, Tail, read_events
 from utils.option_values import bind_address, flag, server_url
@@ -73,7 +72,7 @@ def about(opt) -> dict[str, str]:
     """The command, and the options that are not their defaults, for the window `config`."""
     default = type(opt)().state_dict()
     own = {flag(name): value for name, value in opt.state_dict().items() if value != default[name]}
-    return {"command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]), "torch": torch.__version__, **own}
+    return {"command": command(), "torch": torch.__version__, **own}
 
 
 @contextmanager
