@@ -36,6 +36,7 @@ from model.start import (
     training_model,
     with_threshold,
 )
+from model.sync_batch_norm import synchronized
 from model.zoo import MODELS, build_model, model_class, model_from_checkpoint, names_to_go_on
 from trainer import FasterRCNNTrainer
 from utils.check_tool import say_what_is_there, tell_anchors
@@ -44,6 +45,7 @@ from utils.cli_tool import beside, choose_device, heed_termination, make_room, r
 from utils.config import opt
 from utils.dashboard_tool import about, dashboard, server_from, show_runs
 from utils.detections import make_room_for_detections, path_part, write_detections
+from utils.dist_tool import ALONE, check_start, joined, must_be_alike, refuse_several
 from utils.environment_tool import environment
 from utils.errors import UserError
 from utils.finite_tool import Policy, check_finite, is_finite
@@ -69,45 +71,54 @@ from utils.terminal_tool import detail, say, say_result, tell, warn
 @SetParseFn(str)
 def train(*args, **kwargs):
     """Train on --train-split, evaluate on --val-split, and keep the best and the last checkpoint in runs/NAME/."""
-    state = read_options(opt, "train", args, kwargs)
-    opt.check_schedule(goes_on=state is not None)
-    with Interrupts() as interrupts:
-        learn(state, interrupts)
+    with Interrupts() as interrupts, joined() as world:
+        with world.first_here():
+            state = read_options(opt, "train", args, kwargs)
+        opt.check_schedule(goes_on=state is not None)
+        learn(state, interrupts, world)
 
 
-def learn(state, interrupts):
-    """A run, from its data to its end. `state`: the checkpoint that it goes on from, or None.
+def learn(state, interrupts, world):
+    """A run, from its data to its end.
+
+    Args:
+        state: the checkpoint that it goes on from, or None.
+        world: the processes that make it together. All do the same, each with its share of the pictures; the main one
+            alone writes and shows.
 
     The alternating schedule has four parts (Ren et al. 2015, §3.2): the RPN; Fast R-CNN on its proposals, from the
     first weights; a new RPN on the features of the latter, which stay as they are; the head on those, with the new
     proposals.
     """
     alternating = opt.schedule == "alternating"
-    name = opt.name or (f"{opt.model}-alternating" if alternating else time.strftime(f"{opt.model}-%m%d-%H%M%S"))
     at = position_of(state) if state else Position()
     parts = PARTS[opt.schedule]
     if state and (had := what_it_has_had(at, opt, len(parts))):
         if opt.resume != "auto":
             raise UserError(f"--resume={opt.resume}: {had}")
         return say_result(f"{state.path}: {had}")  # no mistake of whoever starts it again after each restart
-    begins_anew = opt.overwrite or opt.resume == "auto"  # which found nothing to go on from
-    run_dir = Path(state.path).parent if state else free_run_dir(name, begins_anew)  # the data may take minutes
-    device = choose_device(opt.device)
+    check_start(world, opt.batch_size, opt.resume)
+    run_dir = Path(world.of_main(str(folder_of_run(state) if world.is_main else "")))  # the data may take minutes
+    device = choose_device(opt.device, world)
     amp = amp_dtype(opt.amp, device)
     seed_everything(opt.seed)
     be_deterministic(opt.deterministic)
-    train_db, val_db, checkpoint = training_data(opt, names_to_go_on, checkpoint=state)
-    report_both(train_db, val_db, opt.val_split, opt.data_dir)
-    if state:
-        check_data(at, state, train_db.ids, opt.batch_size)
-    rois = stored_proposals(opt, train_db, val_db)
-    model = training_model(opt, train_db.label_names, checkpoint, goes_on=state is not None)
-    tell_anchors(model, train_db, val_db)
+    with world.first_here():
+        train_db, val_db, checkpoint = training_data(opt, names_to_go_on, checkpoint=state)
+        report_both(train_db, val_db, opt.val_split, opt.data_dir)
+        if state:
+            check_data(at, state, train_db.ids, opt.batch_size)
+        rois = stored_proposals(opt, train_db, val_db)
+        model = training_model(opt, train_db.label_names, checkpoint, goes_on=state is not None)
+    must_be_alike(world, options=opt.words(), pictures=fingerprint(train_db.ids), step=at.total_step)
+    if world.is_main:
+        tell_anchors(model, train_db, val_db)
     shown = opt.env, opt.visdom, server_from(opt), model.label_names, run_dir, about(opt)
     goes_on = (at.total_step, (state.show or {}).get("events")) if state else ()
+    goes_there = state is not None, environment(device), opt.save_every, opt.keep
     with (
-        RunFolder(run_dir, state is not None, environment(device), opt.save_every, opt.keep) as run,
-        dashboard(*shown, *goes_on) as vis,
+        RunFolder(run_dir, *goes_there, writes=world.is_main) as run,
+        dashboard(*shown, *goes_on) if world.is_main else nullcontext() as vis,
     ):
         for part in range(at.part, len(parts) + 1):
             if part > at.part:
@@ -117,8 +128,10 @@ def learn(state, interrupts):
             if part > 2:
                 model.extractor.requires_grad_(False)
             model.rpn_only = parts[part - 1] == "rpn"
-            trainer = FasterRCNNTrainer(model.to(device, memory_format=torch.channels_last), vis, amp=amp,
-                                        parts=parts[part - 1])  # fmt: skip
+            if opt.sync_bn and world.size > 1:
+                model = synchronized(model, device)
+            model = model.to(device, memory_format=torch.channels_last)
+            trainer = FasterRCNNTrainer(model, vis, amp=amp, parts=parts[part - 1], world=world)
             if state:
                 trainer.load_state(state)
             elif checkpoint is not None and opt.load_path and checkpoint.optimizer is not None:
@@ -128,19 +141,25 @@ def learn(state, interrupts):
                 tell(f"step {part} of 4: {what}")
                 files = run_dir / f"step{part - 1}_proposals.npz"
                 rois = (None if model.rpn_only else read_proposals([files], train_db.ids)), None
-            best_map = fit(trainer, run, interrupts, at, train_db, val_db if part == len(parts) else None, *rois, state)
+            judged_by = val_db if part == len(parts) else None
+            with interrupts.agreed(world):
+                best_map = fit(trainer, run, interrupts, at, train_db, judged_by, *rois, state)
             state = checkpoint = None
             if alternating:
-                if model.rpn_only:
-                    write_proposals(run_dir / f"step{part}_proposals.npz", train_db.ids, propose_for(model, train_db))
-                trainer.save(save_path=run_dir / f"step{part}.pth")
-    finish(run_dir, best_map, val_db)
+                proposals = propose_for(model, train_db, world) if model.rpn_only else None
+                if world.is_main:
+                    if model.rpn_only:
+                        write_proposals(run_dir / f"step{part}_proposals.npz", train_db.ids, proposals)
+                    trainer.save(save_path=run_dir / f"step{part}.pth")
+                world.wait()  # the others read them
+    if world.is_main:
+        finish(run_dir, best_map, val_db)
 
 
 def fit(trainer, run, interrupts, at, train_db, val_db, train_rois=None, val_rois=None, state=None):
     """The training loop, from the `Position` `at` on, where `state` was saved. Returns the best mAP or None."""
-    model, device, vis = trainer.faster_rcnn, trainer.faster_rcnn.device, trainer.vis
-    loader = training_loader(opt, model, train_db, train_rois)
+    model, device, vis, world = trainer.faster_rcnn, trainer.faster_rcnn.device, trainer.vis, trainer.world
+    loader = training_loader(opt, model, train_db, train_rois, world)
     n_steps = opt.epoch * len(loader) if opt.max_iter is None else min(opt.max_iter, opt.epoch * len(loader))
     pace = Pace(n_steps, n_evaluations=0 if val_db is None else (opt.epoch - at.epoch) // opt.eval_every)
     followed = (train_db, train_rois) if val_db is None else (val_db, val_rois)
@@ -149,53 +168,54 @@ def fit(trainer, run, interrupts, at, train_db, val_db, train_rois=None, val_roi
     best_map, begun_at, at.done = info.get("best_map"), at.step, 0
     if state:
         take_up(show, state)
-    nonfinite = Policy(run.path, opt.on_nonfinite == "skip", opt.nonfinite_limit, info.get("n_nonfinite", 0))
-    tell_plan(opt, trainer, train_db, n_steps, len(loader), run.path)
+    nonfinite = Policy(run.path, opt.on_nonfinite == "skip", opt.nonfinite_limit, info.get("n_nonfinite", 0), world)
+    if world.is_main:
+        tell_plan(opt, trainer, train_db, n_steps, len(loader), run.path)
     if opt.compile:
         model.compile_layers()
 
     def facts():
         check_finite(model, at.step)
-        vis.events.sync()
         return {**at.info(), "best_map": best_map, "data": fingerprint(train_db.ids), "n_nonfinite": nonfinite.n,
-                "show": show.state_dict() | {"events": vis.events.n_events}}  # fmt: skip
+                "show": show.state_dict() | {"events": vis.n_recorded()}}  # fmt: skip
 
     bar = progress_bar(total=n_steps, initial=at.step, desc="train", unit="step")
     try:
         for epoch in range(at.epoch, opt.epoch):
             trainer.epoch = epoch
             model.train()
-            for batch in pace.waiting(islice(loader.epoch(epoch, skip=at.batch), n_steps - at.step)):
+            for own, weights, n_images in pace.waiting(islice(loader.epoch(epoch, skip=at.batch), n_steps - at.step)):
                 with interrupts.held():
-                    seed_everything(opt.seed, at.total_step)
+                    seed_everything(opt.seed, at.total_step, world.rank)
                     trainer.set_lr(trainer.learning_rate(epoch, at.step))
-                    batch = to_device(batch, device, model.input_mode)
+                    batches = [to_device(batch, device, model.input_mode) for batch in own]
                     with nonfinite.heeded(at, train_db.ids):
-                        trainer.train_step(*batch)
-                        pace.count(len(batch.imgs))
+                        trainer.update(batches, weights)
+                        pace.count(n_images)
                     bar.update()
                     if at.step % opt.plot_every == 0 or at.step == n_steps:
-                        show.look(batch, at.step, bar)
-                    if run.is_due(at.step):
+                        show.look(batches[0], at.step, bar)
+                    if any(world.max(run.is_due(at.step))):
                         with nonfinite.heeded(at, train_db.ids, 0):
                             trainer.settle()
                         run.save_last(trainer, **facts())
-                if at.step % opt.plot_every == 0:
-                    enter_debugger(opt.debug_file, trainer, batch)
+                if at.step % opt.plot_every == 0 and world.is_main:
+                    enter_debugger(opt.debug_file, trainer, batches[0])
                 if device.type == "cpu" and at.step % 200 == 0:
                     return_free_memory()
             with nonfinite.heeded(at, train_db.ids, 0):
                 trainer.settle()
             evaluation = None
             if val_db is not None and ((epoch + 1) % opt.eval_every == 0 or at.step >= n_steps):
-                with pace.aside(evaluation=True):
-                    evaluation = evaluate(model, val_db, val_rois)
+                with pace.aside(evaluation=True), interrupts.free():
+                    evaluation = evaluate(model, val_db, val_rois, world)
             with interrupts.held():
-                if evaluation is not None:
+                if evaluation is not None:  # in the main process
                     show.result(evaluation, epoch + 1, at.step, opt.val_split)
                     if evaluation.voc.map07 > (-1.0 if best_map is None else best_map):  # never true of nan
                         best_map = evaluation.voc.map07
                         run.save_best(trainer, best_map=best_map, **at.info() | {"epoch": epoch + 1, "batch": 0})
+                best_map = world.of_main(best_map)
                 if opt.reload_best and epoch + 1 in opt.lr_milestones and best_map is not None and at.step < n_steps:
                     trainer.load(run.path / "best.pth")
                 if at.batch == len(loader):
@@ -212,7 +232,7 @@ def fit(trainer, run, interrupts, at, train_db, val_db, train_rois=None, val_roi
                 again = f"python train.py train --resume={path.parent} goes on from there"
                 say(f"stopped after step {at.step:,} of {n_steps:,}; {again}", file=sys.stderr)
         if ran_out(error) or not_deterministic(error):
-            raise UserError(not_deterministic(error) or smaller(opt, at.step + 1)) from None
+            raise UserError(not_deterministic(error) or smaller(opt, at.step + 1, world.size)) from None
         raise
     finally:
         bar.close()
@@ -235,25 +255,36 @@ def check(*args, **kwargs):
 @SetParseFn(str)
 def evaluate_command(*args, **kwargs):
     """Score the checkpoint --load-path, or --detections that someone made, on --val-split; write it as JSON and CSV."""
-    read_options(opt, "eval", args, kwargs)
+    with joined() as world:
+        evaluate_file(args, kwargs, world)
+
+
+def evaluate_file(args, kwargs, world):
+    with world.first_here():
+        read_options(opt, "eval", args, kwargs)
     if bool(opt.load_path) == bool(opt.detections):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
     of = opt.detections or os.path.splitext(opt.load_path)[0]
     path = Path(opt.out or beside(of, f"_eval_{path_part(opt.val_split)}.json"))
     make_room(path)
     if opt.detections:
+        refuse_several("eval --detections")
         names = parse_label_names(opt.label_names) if opt.label_names else None
         db, found = open_scored(opt.data, opt.data_dir, opt.val_split, opt.detections, names, opt.test_num)
         about, names = {"detections": opt.detections}, db.label_names
     else:
-        model = detector_at("evaluate", with_rois=bool(opt.proposals))
-        names = None if model.rpn_only else model.label_names  # to an RPN all are objects
-        db = open_split(opt.data, opt.data_dir, opt.val_split, names, use_difficult=True)
-        report(db)
-        if opt.save_detections:
-            make_room_for_detections(opt.save_detections, model.rpn_only, db.names)
-        rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
-        found = over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(detect_all, rois=rois))
+        with world.first_here():
+            model = detector_at("evaluate", with_rois=bool(opt.proposals), world=world)
+            names = None if model.rpn_only else model.label_names  # to an RPN all are objects
+            db = open_split(opt.data, opt.data_dir, opt.val_split, names, use_difficult=True)
+            report(db)
+            if opt.save_detections:
+                make_room_for_detections(opt.save_detections, model.rpn_only, db.names)
+            rois = read_proposals(opt.proposals, db.ids) if opt.proposals else None
+        n = min(len(db), opt.test_num)
+        found = over(opt, model, db, n, "eval on", partial(detect_all, rois=rois), world=world)
+        if not world.is_main:
+            return
         about = {"checkpoint": opt.load_path, "score_thresh": model.score_thresh, "nms_thresh": model.nms_thresh}
         names = model.detected_names
     about |= {"data_dir": opt.data_dir, "split": opt.val_split, "n_images": len(found)}
@@ -333,15 +364,25 @@ PARTS = {"joint": ["both"], "rpn": ["rpn"], "fast_rcnn": ["head"],
 # What the commands are made of, in the order of use.
 
 
-def propose_for(model, db):
+def folder_of_run(state):
+    """Where the run writes; `state`: the checkpoint that it goes on from, or None."""
+    if state:
+        return Path(state.path).parent
+    made_up = f"{opt.model}-alternating" if opt.schedule == "alternating" else time.strftime(f"{opt.model}-%m%d-%H%M%S")
+    return free_run_dir(opt.name or made_up, opt.overwrite or opt.resume == "auto")  # which found nothing to go on from
+
+
+def propose_for(model, db, world=ALONE):
     """(bbox, score) of each image of `db`: the best 2,000 after suppression, of all that the RPN makes."""
     counts = opt.rpn_n_test_pre_nms or sys.maxsize, opt.rpn_n_test_post_nms or 2000
-    return over(opt, model, db, len(db), "propose for", propose_all, *counts)
+    return over(opt, model, db, len(db), "propose for", propose_all, *counts, world=world)
 
 
-def evaluate(model, db, rois=None):
-    evaluation = over(opt, model, db, min(len(db), opt.test_num), "eval on", partial(evaluate_model, rois=rois))
-    detail(evaluation.voc.table())
+def evaluate(model, db, rois=None, world=ALONE):
+    n = min(len(db), opt.test_num)
+    evaluation = over(opt, model, db, n, "eval on", partial(evaluate_model, rois=rois), world=world)
+    if world.is_main:
+        detail(evaluation.voc.table())
     return evaluation
 
 
@@ -365,21 +406,21 @@ def draw(model, paths, out_dir, every=1):
     say_result(summary(records, opt.save, out_dir))
 
 
-def detector_at(preset, with_rois=False):
+def detector_at(preset, with_rois=False, world=ALONE):
     """The model of --load-path, ready to predict; `with_rois`: on stored proposals."""
     checkpoint = read_checkpoint(opt.load_path)
     if checkpoint.config.get("schedule") == "fast_rcnn" and not with_rois:
         warn(f"{checkpoint.path} learned on stored proposals, and its RPN nothing")
-    return ready(detector(opt, checkpoint), preset)
+    return ready(detector(opt, checkpoint), preset, world)
 
 
-def ready(model, preset):
+def ready(model, preset, world=ALONE):
     """`model` with the thresholds of `preset` or those given, where it shall run."""
     model.use_preset(preset)
     if opt.compile:
         model.compile_layers()
     model = with_threshold(opt, model)
-    return model.to(choose_device(opt.device), memory_format=torch.channels_last).eval()
+    return model.to(choose_device(opt.device, world), memory_format=torch.channels_last).eval()
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ Letters: N images, R boxes, S samples, L foreground classes, K·A anchors.
 
 import time
 import warnings
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from model.utils.anchor_tool import crop_cells
 from model.utils.batch_tool import batch_geometry
@@ -18,6 +20,7 @@ from model.utils.creator_tool import AnchorTargetCreator, ProposalTargetCreator
 from model.zoo import checkpoint_content
 from utils.checkpoint import fit_state_dict, read_checkpoint, save_checkpoint
 from utils.config import opt
+from utils.dist_tool import ALONE
 from utils.errors import UserError
 from utils.finite_tool import FiniteCheck, RunningStatistics
 from utils.precision_tool import autocast
@@ -45,6 +48,7 @@ class FasterRCNNTrainer(nn.Module):
         config: where the learning rate, the sigmas, the seed and what a checkpoint records come from.
         amp: torch.bfloat16 or torch.float16 to let the network multiply in that format; None for float32.
         parts: 'rpn' or 'head' to train that part alone, with the extractor as far as it is not frozen; 'both'.
+        world: the processes that train it together, see `utils.dist_tool`. They get the main one's parameters.
 
     Attributes:
         optimizer: of the model's parameters that are not frozen.
@@ -55,7 +59,7 @@ class FasterRCNNTrainer(nn.Module):
         rpn_recall: IoU → share of the true boxes that some proposal meets so well; NaN before the first box.
     """
 
-    def __init__(self, faster_rcnn, vis=None, config=opt, amp=None, parts="both"):
+    def __init__(self, faster_rcnn, vis=None, config=opt, amp=None, parts="both", world=ALONE):
         super().__init__()
         if parts not in ("rpn", "head", "both"):
             raise ValueError(f"parts {parts!r}: must be rpn, head or both")
@@ -89,6 +93,16 @@ class FasterRCNNTrainer(nn.Module):
         # Not a module, so that nothing of it is part of the state dict.
         self._counted = TrainingMeters(LossTuple._fields, faster_rcnn.n_class, faster_rcnn.convention.plus_one)
         self._finite = FiniteCheck(self.optimizer, dict(faster_rcnn.named_parameters()))
+        self.world = world
+        # Calls `forward`, and with each backward pass takes the mean of the gradients over the processes. Not among
+        # the modules: it holds this one.
+        vars(self)["_replica"] = self if world.size == 1 else self._distributed()
+
+    def _distributed(self):
+        untrained = {"rpn": "faster_rcnn.head.", "head": "faster_rcnn.rpn.", "both": None}[self.parts]
+        if untrained:  # no gradient would come for these, which DistributedDataParallel would wait for
+            self._ddp_params_and_buffers_to_ignore = [n for n in self.state_dict() if n.startswith(untrained)]
+        return DistributedDataParallel(self, gradient_as_bucket_view=True)
 
     def forward(self, imgs, bboxes, labels, scale, sizes=None, indices=None, rois=None):
         """The losses of a batch.
@@ -162,24 +176,39 @@ class FasterRCNNTrainer(nn.Module):
         return [detection_losses(*part, self.config.roi_sigma) for part in zip(*parts, strict=True)]
 
     def train_step(self, imgs, bboxes, labels, scale, sizes=None, indices=None, rois=None):
-        """One update; the arguments are `forward`'s. Returns the LossTuple, which the meters have taken up.
+        """One `update` from one batch: the arguments are `forward`'s."""
+        return self.update([(imgs, bboxes, labels, scale, sizes, indices, rois)], [1.0])
+
+    def update(self, batches, weights):
+        """One update from several batches: a step. With other processes, from theirs too.
+
+        Args:
+            batches: the arguments of `forward` for each; taken one after the other, so that only one's activations are
+                in memory.
+            weights: of each batch's losses. They add up to 1, or in several processes all of theirs together. A batch
+                of weight 0 is for a process that has no image when others do: it is not counted.
+
+        Returns:
+            the LossTuple of all batches, which the meters have taken up.
 
         Raises:
             NonFiniteError: a loss or a gradient is not finite. That update is left out: parameters and optimizer are as
                 before. On a GPU the error comes with the next step, which is made, so that nothing waits for it.
         """
-        batch = imgs, bboxes, labels, scale, sizes, indices, rois
+        kept, own = [], []
         before = self._counted.counted(), self._n_seen
         statistics = RunningStatistics(self.faster_rcnn)
         try:
             self.optimizer.zero_grad()
-            losses = self(*batch)
-            self.scaler.scale(losses.total_loss).backward()  # float16's range is narrow; else the scaler does nothing
+            for batch, weight in zip(batches, weights, strict=True):
+                kept.append(tuple(batch))
+                own.append(self._backward(batch, weight, is_last=len(kept) == len(weights)))
+            losses = self._of_all(torch.stack(own).sum(dim=0), before[0])
             norm = None
             if self.config.grad_clip is not None:
                 self.scaler.unscale_(self.optimizer)
                 norm = nn.utils.clip_grad_norm_(self.faster_rcnn.parameters(), self.config.grad_clip)
-            self._finite.look(losses, norm, statistics, self.scaler.is_enabled(), batch)
+            self._finite.look(losses, norm, statistics, self.scaler.is_enabled(), kept, own)
         except BaseException:  # the step is not made
             counted, self._n_seen = before
             self._counted.take_back(counted)
@@ -192,6 +221,26 @@ class FasterRCNNTrainer(nn.Module):
         self.update_meters(losses)
         self._finite.tell_of_earlier()
         return losses
+
+    def _backward(self, batch, weight, is_last):
+        """Add the gradients of a batch, with the last one those of other processes; its weighted losses, (5,)."""
+        counted = self._counted.counted()
+        with nullcontext() if is_last or self.world.size == 1 else self._replica.no_sync():
+            losses = self._replica(*batch)
+            share = weight * self.world.size  # of a mean over the processes
+            # float16's range is narrow; else the scaler does nothing.
+            self.scaler.scale(losses.total_loss * share).backward()
+        if weight == 0:
+            self._counted.take_back(counted)
+        return torch.stack([loss.detach() for loss in losses]) * weight
+
+    def _of_all(self, losses, counted):
+        """The LossTuple of all processes' `losses`, (5,); what was counted since `counted` is added up too."""
+        if self.world.size > 1:
+            counts = self._counted.since(counted, losses.device)
+            losses, counts = self.world.sum(torch.cat([losses.double(), counts])).split([len(losses), len(counts)])
+            self._counted.add_since(counted, counts)
+        return LossTuple(*losses.float())
 
     def settle(self):
         """On a GPU: wait for the last step. Raises NonFiniteError as `train_step` does."""

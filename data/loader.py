@@ -5,20 +5,42 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import Batch, RawBatch, collate
+from utils.dist_tool import ALONE
 from utils.errors import UserError
 from utils.terminal_tool import warn
 
 MAX_DEATHS = 3  # of loading processes, without a batch between them
 
 
+class Update(NamedTuple):
+    """What one process takes for one update of the parameters, all its batches before the next update."""
+
+    batches: list[Batch | RawBatch]
+    weights: list[float]  # of their losses; those of all processes together add up to 1
+    n_images: int  # of all processes together
+
+
+class Part(NamedTuple):
+    """A batch of an update, as indices."""
+
+    indices: list[int]
+    weight: float  # of its loss
+
+
 class EpochBatches(Sampler):
     """The batches of an epoch, as lists of indices: a permutation that (seed, epoch) alone decide, cut into pieces.
+
+    A batch is what one update learns from. Several processes have a share of each, and take it in one or several parts:
+    what is in a batch does not depend on it. The parts are equally large up to one image, and every process takes as
+    many: for one that has no image left, in an epoch's last batch, it is the batch's first image, with weight 0.
 
     Args:
         n: images.
@@ -26,21 +48,33 @@ class EpochBatches(Sampler):
         wide: of each image, whether it is wider than tall: batches are then of wide ones or of tall ones, so that
             little is padded. What is left of both kinds at the end shares the last batches: there are as many as
             without.
+        world: which of the processes this is: a `World`.
+        accumulate: in how many parts a process takes what it has of a batch, at most.
 
     Attributes:
         epoch: the order's.
         skip: batches that are left out at the beginning: a run that goes on had them before.
     """
 
-    def __init__(self, n, batch_size, seed=0, wide=None):
+    def __init__(self, n, batch_size, seed=0, wide=None, world=ALONE, accumulate=1):
         self.n, self.batch_size, self.seed, self.wide = n, batch_size, seed, wide
+        self.world, self.accumulate = world, accumulate
         self.epoch = self.skip = 0
 
     def __len__(self):
         return math.ceil(self.n / self.batch_size)
 
     def __iter__(self):
-        return iter(self._batches()[self.skip :])
+        return (part.indices for parts, _ in self.updates() for part in parts)
+
+    def updates(self) -> list[tuple[list[Part], int]]:
+        """For each update of the epoch but the first `skip`: what this process takes, and the images of all."""
+        return [(self._own(batch), len(batch)) for batch in self._batches()[self.skip :]]
+
+    def _own(self, batch):
+        n_parts = min(self.accumulate, math.ceil(len(batch) / self.world.size))
+        own = cut(cut(batch, self.world.size)[self.world.rank], n_parts)
+        return [Part(part or batch[:1], len(part) / len(batch)) for part in own]
 
     def order(self):
         """The epoch's permutation of the indices."""
@@ -59,13 +93,20 @@ class EpochBatches(Sampler):
         return whole + [left[begin : begin + size] for begin in range(0, len(left), size)]
 
 
-def train_loader(dataset, batch_size=1, num_workers=0, wide=None):
+def cut(items: list, n: int) -> list[list]:
+    """`items` in `n` pieces, in their order; the longest has one more than the shortest."""
+    bounds = [len(items) * k // n for k in range(n + 1)]
+    return [items[begin:end] for begin, end in pairwise(bounds)]
+
+
+def train_loader(dataset, batch_size=1, num_workers=0, wide=None, world=ALONE, accumulate=1):
     """Batches of a `Dataset` in an order that seed and epoch decide; call `set_epoch(loader, epoch)` before each.
 
     Args:
         wide: of each image, whether it is wider than tall: see `EpochBatches`. None mixes them as they come.
+        world, accumulate: see `EpochBatches`.
     """
-    batches = EpochBatches(len(dataset), batch_size, dataset.seed, wide)
+    batches = EpochBatches(len(dataset), batch_size, dataset.seed, wide, world, accumulate)
     return _loader(dataset, num_workers, batch_sampler=batches, collate_fn=collate, persistent_workers=num_workers > 0)
 
 
@@ -79,10 +120,14 @@ def _first(samples):
     return samples[0]
 
 
-def test_loader(dataset, num_workers=0, max_images=None):
-    """The samples of a `TestDataset` one by one, in order; the first `max_images` if that is given."""
+def test_loader(dataset, num_workers=0, max_images=None, world=ALONE):
+    """The samples of a `TestDataset` one by one, in order; the first `max_images` if that is given.
+
+    Args:
+        world: of several processes each loads its share of them.
+    """
     n = len(dataset) if max_images is None else min(len(dataset), max_images)
-    return _loader(dataset, num_workers, batch_size=1, sampler=range(n), collate_fn=_first)
+    return _loader(dataset, num_workers, batch_size=1, sampler=world.share(n), collate_fn=_first)
 
 
 test_loader.__test__ = False
@@ -107,7 +152,7 @@ def _leave_signals_to_the_run(_):
 
 
 class EpochLoader:
-    """The batches of a training set, epoch by epoch. What a loading process had that was killed is loaded again.
+    """What there is for each update, epoch by epoch. What a loading process had that was killed is loaded again.
 
     Args:
         make_loader: gives a `train_loader`, a new one each time.
@@ -117,10 +162,11 @@ class EpochLoader:
         self._make, self._loader = make_loader, make_loader()
 
     def __len__(self):
-        return len(self._loader)
+        """Updates an epoch."""
+        return len(self._loader.batch_sampler)
 
-    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch | RawBatch]:
-        """The batches of an epoch but the first `skip`.
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Update]:
+        """The updates of an epoch but the first `skip`.
 
         Raises:
             UserError: loading processes are killed again and again.
@@ -129,10 +175,12 @@ class EpochLoader:
         while True:
             set_epoch(self._loader, epoch, skip)
             try:
-                for batch in self._begin():
+                batches = self._begin()
+                for parts, n_images in self._loader.batch_sampler.updates():
+                    own = list(islice(batches, len(parts)))
                     deaths = 0
                     skip += 1
-                    yield batch
+                    yield Update(own, [part.weight for part in parts], n_images)
                 return
             except (RuntimeError, OSError, EOFError) as error:  # torch's own, or a connection to it that broke
                 if not self._has_lost_a_process(5.0 if isinstance(error, ConnectionError | EOFError) else 0.0):

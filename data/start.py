@@ -5,6 +5,7 @@ from data.loader import EpochLoader, test_loader, train_loader
 from data.splits import training_sets
 from utils.checkpoint import read_checkpoint
 from utils.cli_tool import workers
+from utils.dist_tool import ALONE
 from utils.label_names import parse_label_names
 from utils.precision_tool import amp_dtype, autocast
 from utils.progress_tool import progress_bar
@@ -30,14 +31,15 @@ def training_data(opt, names_to_go_on, strict=True, checkpoint=None):
     return *training_sets(opt.data, opt.data_dir, *splits, names, known, needs_val, strict), checkpoint
 
 
-def training_loader(opt, model, db, rois):
-    """Batches of `db` as `model` takes them, augmented and in the order that `opt`, a `Config`, says."""
+def training_loader(opt, model, db, rois, world=ALONE):
+    """What `model` takes of `db` for each update, augmented and in the order that `opt`, a `Config`, says."""
     raw = model.device.type == "cuda"  # a GPU resizes faster
     geometry = {"min_sizes": opt.train_sizes, "max_ratio": opt.max_ratio, "scale_crop": opt.scale_crop}
     augmentation = geometry | {"jitter": opt.jitter, "plus_one": model.convention.plus_one}
     dataset = Dataset(db, *model.preparation, seed=opt.seed, raw=raw, proposals=rois, **augmentation)
     wide = [width > height for height, width in map(db.size, range(len(db)))] if opt.group_by_aspect else None
-    return EpochLoader(lambda: train_loader(dataset, opt.batch_size, workers(opt.num_workers), wide))
+    n_workers = workers(opt.num_workers, world.local_size)
+    return EpochLoader(lambda: train_loader(dataset, opt.batch_size, n_workers, wide, world, opt.accumulate))
 
 
 def stored_proposals(opt, train_db, val_db):
@@ -48,12 +50,16 @@ def stored_proposals(opt, train_db, val_db):
     return train_rois, read_proposals(opt.proposals, val_db.ids) if val_db is not None else None
 
 
-def over(opt, model, db, n, what, function, *arguments):
-    """`function(model, loader, *arguments, ...)` of `db`'s first `n` images, with a bar, in the wanted precision."""
+def over(opt, model, db, n, what, function, *arguments, world=ALONE):
+    """`function(model, loader, *arguments, ...)` of `db`'s first `n` images, with a bar, in the wanted precision.
+
+    Of several processes each has its share of them.
+    """
     on_gpu = model.device.type == "cuda"
-    loader = test_loader(TestDataset(db, *model.preparation, raw=on_gpu), workers(opt.test_num_workers), n)
+    n_workers = workers(opt.test_num_workers, world.local_size)
+    loader = test_loader(TestDataset(db, *model.preparation, raw=on_gpu), n_workers, n, world)
     with (
-        progress_bar(total=n, desc=f"{what} {db.split}", unit="img", leave=False) as bar,
+        progress_bar(total=len(world.share(n)), desc=f"{what} {db.split}", unit="img", leave=False) as bar,
         autocast(model.device, amp_dtype(opt.amp, model.device)),
     ):
-        return function(model, loader, *arguments, bar.update, 32 if on_gpu else 1, raw=on_gpu)
+        return function(model, loader, *arguments, bar.update, 32 if on_gpu else 1, raw=on_gpu, world=world)

@@ -362,7 +362,10 @@ def test_too_much_that_is_not_finite_ends_the_run(runs, home):
 
 def test_out_of_memory_suggests_a_smaller_batch(runs, home, whole):
     text = runs.run(home, words(), {"memory": 2**50, "step": 8}, code=2)
-    assert text.splitlines()[-1].startswith("error: step 8: no memory is left for a batch of 2: try --batch-size=1; ")
+    told = (
+        "error: step 8: no memory is left for 2 images at once: try --accumulate=2 (the same steps, in more parts) or "
+    )
+    assert text.splitlines()[-1].startswith(f"{told}--batch-size=1; ")
     assert "Traceback" not in text
     runs.run(home, words())
     assert_same_end(home / "runs/a", whole / "runs/short")

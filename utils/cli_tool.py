@@ -13,21 +13,23 @@ from pathlib import Path
 
 import torch
 
-from utils.errors import UserError
+from utils.dist_tool import ALONE, of_environment
+from utils.errors import UserError, error_line
 from utils.file_tool import prepare_file
 from utils.help_tool import HELP, command_help, overview
-from utils.terminal_tool import say
+from utils.terminal_tool import as_follower, say
 
 
-def error_line(error):
-    """The one line of a UserError, also of one that a data loader's process raised and torch wrapped in a traceback."""
-    return str(error).strip().splitlines()[-1].removeprefix("utils.errors.UserError: ")
+def choose_device(name, world=ALONE):
+    """'auto' → a GPU if there is one; else the device of that name. Of several processes each has its own GPU.
 
-
-def choose_device(name):
-    """'auto' → a GPU if there is one; else the device of that name. Raises UserError for one that is not there."""
+    Raises:
+        UserError: it is not there.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if world.size > 1 and name.startswith("cuda"):
+        return _own_gpu(name, world)
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -38,6 +40,18 @@ def choose_device(name):
         )
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device={name}: must be auto, cpu, cuda or cuda:0, cuda:1, ...")
+    return device
+
+
+def _own_gpu(name, world):
+    n = torch.cuda.device_count()
+    if name != "cuda":
+        raise UserError(f"--device={name}: {world.size} processes take a GPU each; give --device=cuda")
+    if world.local_size > n:
+        raise UserError(f"{world.local_size} processes on a machine with {n} GPUs: start {n or 1} there "
+                        "(--nproc-per-node), or give --device=cpu")  # fmt: skip
+    device = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(device)  # nccl asks for the current one
     return device
 
 
@@ -95,8 +109,9 @@ def heed_termination():
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def workers(n):
-    return min(n, os.cpu_count() or 1)
+def workers(n, n_processes=1):
+    """How many processes load pictures where `n` are wanted, and `n_processes` on this machine want as many."""
+    return min(n, (os.cpu_count() or 1) // n_processes)
 
 
 def run_command(commands, argv, fire):
@@ -145,6 +160,7 @@ def _run(commands, argv, fire):
         print(command_help(name, commands[name], all_options=asked[0] in HELP[2:]))
         return 0
     try:
+        as_follower(-1 if of_environment().local_rank else 0)
         fire.Fire(commands, command=argv, name="train.py")
     except UserError as error:
         say(f"error: {error_line(error)}", file=sys.stderr)

@@ -105,7 +105,13 @@ class Config(OptionSet):
     )
     epoch: int = option(14, "schedule", "passes over the training images", low=1)
     max_iter: int | None = option(None, "schedule", "stop after so many steps in all", low=1)
-    batch_size: int = option(1, "schedule", "images a step", low=1, high=4096)
+    batch_size: int = option(
+        1, "schedule", "images a step, of all processes together where torchrun starts several", low=1, high=4096
+    )
+    accumulate: int = option(
+        1, "schedule", "parts in which a process takes its images of a step, one after the other: needs less memory",
+        low=1, high=4096,
+    )  # fmt: skip
     lr: float = option(
         1e-3, "schedule", "learning rate: factor of the gradient in a step; biases take twice as much", low=0, high=100
     )
@@ -151,6 +157,10 @@ class Config(OptionSet):
         False, "training", "the same numbers in every run on a GPU too, where that is slower; on a CPU they always are"
     )
     device: str = option("auto", "training", "cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")
+    sync_bn: bool = option(
+        False, "training", "let BatchNorm, where it learns, take the images of all processes together (with ImageNet "
+        "weights it is frozen)"
+    )  # fmt: skip
     amp: str = option(
         "auto", "training", "precision of the network: bf16, fp16, off (float32); auto takes bf16 where it is fast",
         choices=("auto", "bf16", "fp16", "off"),

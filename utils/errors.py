@@ -21,6 +21,11 @@ class UserError(Exception):
         super().__init__(text)
 
 
+def error_line(error):
+    """The one line of a UserError, also of one that a data loader's process raised and torch wrapped in a traceback."""
+    return str(error).strip().splitlines()[-1].removeprefix("utils.errors.UserError: ")
+
+
 # Line ends, the controls of terminals, and what turns the direction of writing.
 _UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 

@@ -27,11 +27,15 @@ class Memory(NamedTuple):
         return f"about {_gb(self.total)} GB ({parts})"
 
 
-def smaller(opt, step: int) -> str:
+def smaller(opt, step: int, n_processes: int = 1) -> str:
     """What to do when step `step` ran out of memory; `opt` is the run's `Config`."""
+    n_at_once = -(-opt.batch_size // (n_processes * opt.accumulate))
     others = "smaller pictures (--min-size, --max-size), --amp=bf16 or a smaller --model need less"
-    fewer = f"try --batch-size={opt.batch_size // 2}; " if opt.batch_size > 1 else ""
-    return f"step {step:,}: no memory is left for a batch of {opt.batch_size}: {fewer}{others}"
+    fewer = (
+        f"try --accumulate={opt.accumulate * 2} (the same steps, in more parts) or --batch-size={opt.batch_size // 2}; "
+    )
+    at_once = "one image" if n_at_once == 1 else f"{n_at_once} images at once"
+    return f"step {step:,}: no memory is left for {at_once}: {fewer if n_at_once > 1 else ''}{others}"
 
 
 def ran_out(error: BaseException) -> bool:

@@ -30,21 +30,29 @@ def tell_plan(opt, trainer, train_db, n_steps, per_epoch, run_dir) -> None:
     n_boxes = sum(int((~train_db.get_annotation(i)[2]).sum()) for i in range(len(train_db)))
     n_of_data = len(train_db), n_boxes, len(train_db.label_names)
     precision = str(trainer.amp).removeprefix("torch.") if trainer.amp else "float32"
-    memory = training_memory(model, largest_size(model, train_db, opt.train_sizes), opt.batch_size, trainer.amp,
-                             opt.use_adam)  # fmt: skip
+    n_at_once = -(-opt.batch_size // (trainer.world.size * opt.accumulate))
+    largest = largest_size(model, train_db, opt.train_sizes)
+    memory = training_memory(model, largest, n_at_once, trainer.amp, opt.use_adam)
     epochs = counted(opt.epoch, "epoch")
     stops = f" (stops in epoch {-(-n_steps // per_epoch)})" if n_steps < opt.epoch * per_epoch else ""
     rows = {
         "model": f"{type(model).__name__} on {model.device} in {precision}",
         "parameters": f"{n_parameter:,}, {trained} trained{parts}",
         "data": ", ".join(counted(*pair) for pair in zip(n_of_data, ("image", "box", "class"), strict=True)),
-        "steps": f"{counted(n_steps, 'step')} of {counted(opt.batch_size, 'image')}: {epochs} of {per_epoch:,}{stops}",
+        "steps": f"{counted(n_steps, 'step')} of {counted(opt.batch_size, 'image')}"
+        f"{shared_out(trainer.world.size, opt.accumulate)}: {epochs} of {per_epoch:,}{stops}",
         "rate": schedule_line(opt, trainer),
         "memory": f"{memory.text()} beside the program",
         "run": str(run_dir),
     }
     for name, row in rows.items():
         tell(f"  {name:11}{row}")
+
+
+def shared_out(n_processes: int, n_parts: int) -> str:
+    """How the images of a step are taken, in words: by several processes, in several parts."""
+    processes = f" in {n_processes} processes" if n_processes > 1 else ""
+    return processes + (f" in {n_parts} parts{' each' if processes else ''}" if n_parts > 1 else "")
 
 
 def schedule_line(opt, trainer) -> str:

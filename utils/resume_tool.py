@@ -9,6 +9,7 @@ from pathlib import Path
 from utils.checkpoint import options_in, read_checkpoint, stored_options
 from utils.command_options import options_of, refuse_unread, refuse_without_needed
 from utils.dashboard_tool import from_environment
+from utils.dist_tool import refuse_several
 from utils.errors import UserError
 from utils.run_folder import LAST, PREVIOUS, read_facts
 from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, set_verbosity, warn
@@ -21,6 +22,8 @@ def read_options(opt, command, args, kwargs):
         command: its name.
         args, kwargs: what fire made of the line: words without --, which are refused, and name → value.
     """
+    if command not in ("train", "eval"):
+        refuse_several(command)
     if args:
         raise UserError(f"{args[0]}: an option is written --name=value; --help lists them")
     refuse_unread(command, kwargs)

@@ -54,6 +54,7 @@ class RunFolder:
         environment: see `environment_tool`; kept in `run.json`, which has those of all times that the run was begun.
         save_every: see --save-every.
         keep: how many epochs' checkpoints are kept.
+        writes: False for a process that leaves the writing to another, and does nothing here.
 
     Attributes:
         run: the run's own name, which no other has: its checkpoints bear it.
@@ -62,13 +63,15 @@ class RunFolder:
         UserError: another run has it, or it can't be written.
     """
 
-    def __init__(self, path, goes_on=False, environment=None, save_every="10min", keep=0):
-        self.path, self.keep, self.run = Path(path), keep, None
+    def __init__(self, path, goes_on=False, environment=None, save_every="10min", keep=0, writes=True):
+        self.path, self.keep, self.run, self._writes = Path(path), keep if writes else 0, None, writes
         self._goes_on, self._environment = goes_on, environment or {}
         self._steps, self._seconds = save_interval(save_every)
         self._saved_at, self._failed, self._lock, self._elsewhere = time.monotonic(), set(), None, None
 
     def __enter__(self):
+        if not self._writes:
+            return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.path / ".lock")
@@ -97,7 +100,7 @@ class RunFolder:
         """Whether the run is to be saved after `step`."""
         if self._steps:
             return step % self._steps == 0
-        return time.monotonic() - self._saved_at >= self._seconds
+        return self._writes and time.monotonic() - self._saved_at >= self._seconds
 
     def save_last(self, trainer, show=None, **info) -> bool:
         """Save all that the run needs to go on. A failure is told, and the run goes on.
@@ -136,6 +139,8 @@ class RunFolder:
 
     def _save(self, name, trainer, show, info, predecessor=None):
         path = self.path / name
+        if not self._writes:
+            return True
         try:
             if place_of(self.path) != self._place:
                 raise UserError(f"{path}: its folder is not the one that the run began in: deleted, or a disk is gone")

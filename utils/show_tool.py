@@ -65,6 +65,8 @@ class Show:
         """The means since the last look go to the bar and the dashboard, with what the model sees in one image."""
         trainer, vis, model = self.trainer, self.trainer.vis, self.trainer.faster_rcnn
         losses, pace = trainer.get_meter_data(), self.pace.take()
+        if not trainer.world.is_main:  # which shows what all of them have counted
+            return trainer.reset_meters()
         bar.set_postfix(loss=f"{losses['total_loss']:.3f}")
         with self.pace.aside():
             x = self.before + step

@@ -3,11 +3,14 @@
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager
 
+from utils.dist_tool import ALONE
 from utils.terminal_tool import say
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+PASSED_ON = 1.0  # seconds
 
 
 class Interrupts:
@@ -19,6 +22,7 @@ class Interrupts:
 
     def __init__(self):
         self._held, self._asked, self._former = False, None, {}
+        self._world, self._asked_at = ALONE, 0.0
 
     def __enter__(self):
         for name in NAMES:
@@ -32,23 +36,49 @@ class Interrupts:
             signal.signal(number, handler)
 
     @contextmanager
+    def agreed(self, world):
+        """A block that several processes leave together, at the end of a `held` one: one alone would leave the others
+        to wait for it. In a world of one it changes nothing.
+        """
+        self._world = world
+        self._held = world.size > 1
+        try:
+            yield
+        finally:
+            self._world, self._held = ALONE, False
+
+    @contextmanager
     def held(self):
         """A block that is not broken off."""
         self._held = True
         try:
             yield
         finally:
-            self._held = False
+            self._held = self._world.size > 1
+        self._asked = self._world.max(self._asked or 0)[0] or None
         if self._asked is not None:
             self._leave()
 
+    @contextmanager
+    def free(self):
+        """A part of an `agreed` block that takes minutes, and that each process leaves at once."""
+        held, self._held = self._held, False
+        if self._asked is not None:
+            self._leave()
+        try:
+            yield
+        finally:
+            self._held = held
+
     def _take(self, number, _):
         if self._asked is not None:
-            if number == signal.SIGINT:
+            # torchrun passes on to its processes a Ctrl-C that the terminal may have sent to all of them.
+            passed_on = self._world.size > 1 and time.monotonic() - self._asked_at < PASSED_ON
+            if number == signal.SIGINT and not passed_on:
                 os.write(sys.stderr.fileno(), b"\nleft at once; what was saved before stays\n")  # safe in a handler
                 os._exit(128 + number)
             return
-        self._asked = number
+        self._asked, self._asked_at = number, time.monotonic()
         if self._held:
             say("stopping after this step; Ctrl-C again leaves at once, with nothing saved", file=sys.stderr)
         else:

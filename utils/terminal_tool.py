@@ -11,6 +11,16 @@ QUIET, USUAL, VERBOSE = range(3)
 RED, YELLOW, BOLD = 31, 33, 1  # of ANSI's SGR
 _COLOURS = {"error": RED, "warning": YELLOW}  # of the word that a line begins with
 _level = USUAL
+_follower = None  # the rank of a process that leaves the talking to another; −1 until it knows it
+
+
+def as_follower(rank: int) -> None:
+    """This process is the `rank`-th of several that do one thing: but for the first, only errors and warnings are said.
+
+    Before it knows its rank (−1) it says nothing at all: whatever is wrong until then, another says it.
+    """
+    global _follower
+    _follower = rank or None
 
 
 def set_verbosity(level: int) -> None:
@@ -20,8 +30,8 @@ def set_verbosity(level: int) -> None:
 
 
 def verbosity() -> int:
-    """What `set_verbosity` was given last, at first USUAL."""
-    return _level
+    """What `set_verbosity` was given last, at first USUAL; QUIET in a process that leaves the talking to another."""
+    return _level if _follower is None else QUIET
 
 
 def is_terminal(stream) -> bool:
@@ -44,6 +54,10 @@ def say(line, file=None) -> None:
 
 def _print(line, file):
     kind, colon, rest = line.partition(": ")
+    if _follower is not None:
+        if _follower < 0 or kind not in _COLOURS:
+            return
+        rest = f"process {_follower}: {rest}"
     if colon and kind in _COLOURS:
         line = paint(f"{kind}:", _COLOURS[kind], file) + f" {rest}"
     tqdm.write(line, file=file)
@@ -52,13 +66,13 @@ def _print(line, file):
 
 def tell(line) -> None:
     """`say` what is neither a result nor a warning: not with --quiet."""
-    if _level >= USUAL:
+    if verbosity() >= USUAL:
         say(line)
 
 
 def detail(line) -> None:
     """`say` what only those want to know who ask for it with --verbose."""
-    if _level >= VERBOSE:
+    if verbosity() >= VERBOSE:
         say(line)
 
 

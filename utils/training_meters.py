@@ -26,6 +26,7 @@ class TrainingMeters:
         self._plus_one = plus_one
         self._averages = {name: AverageValueMeter() for name in names}
         self._rpn_cm, self._roi_cm = ConfusionMeter(2), ConfusionMeter(n_class)
+        self._lengths = 2 * 2, n_class * n_class, len(RECALL_IOUS) + 1  # of what is counted on the device
         self.forget()
 
     def forget(self):
@@ -73,6 +74,21 @@ class TrainingMeters:
         """Forget what was counted since: the step was not made."""
         self._counts, self._n_found = counted
 
+    def since(self, counted, device):
+        """What was counted after `counted`, as one float64 tensor on `device`, as long for every batch."""
+        return self._flat(self.counted(), device) - self._flat(counted, device)
+
+    def add_since(self, counted, numbers):
+        """Let what was counted after `counted` be `numbers`, which `since` gave: those of several processes, say."""
+        rpn, roi, n_found = (self._flat(counted, numbers.device) + numbers).long().split(self._lengths)
+        self._counts, self._n_found = {"rpn": rpn, "roi": roi}, n_found
+
+    def _flat(self, counted, device):
+        counts, n_found = counted
+        parts = zip((counts.get("rpn"), counts.get("roi"), n_found), self._lengths, strict=True)
+        own = [torch.zeros(n, device=device) if part is None else part for part, n in parts]
+        return torch.cat([part.double() for part in own])
+
     def _flush(self):
         """Bring what was kept on the device into torchnet's meters."""
         for losses in torch.stack(self._losses).tolist() if self._losses else ():
@@ -106,7 +122,7 @@ class TrainingMeters:
     def recall(self):
         """IoU → share of the true boxes that some proposal meets so well; NaN before the first box."""
         *found, n = [math.nan] * 3 if self._n_found is None else self._n_found.tolist()
-        return {iou: count / n for iou, count in zip(RECALL_IOUS, found, strict=True)}
+        return {iou: count / n if n else math.nan for iou, count in zip(RECALL_IOUS, found, strict=True)}
 
     def state_dict(self):
         """All of it as plain values and tensors on the CPU."""

@@ -206,6 +206,13 @@ class Visualizer:
                 self._windows.setdefault(win, Pane("text", EXPECTED))
         self._signal()
 
+    def n_recorded(self) -> int:
+        """How many events the log has, once all of them are on the disk; 0 without a log."""
+        if self.events is None:
+            return 0
+        self.events.sync()
+        return self.events.n_events
+
     def save(self, envs=None):
         """Have the server write environments (default: this one) to its disk, after all that was recorded before."""
         if not self._idle() and self._enabled:

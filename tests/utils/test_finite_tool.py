@@ -50,7 +50,7 @@ def test_a_step_that_is_not_finite_changes_nothing(family, use_adam, grad_clip):
     assert error.value.losses.keys() == set(trainer.meters)
     assert error.value.gradients
     assert not error.value.late
-    assert error.value.batch[0].isnan().any()
+    assert error.value.batches[0][0].isnan().any()
     expected = trainer_of(family, use_adam=use_adam, grad_clip=grad_clip)
     for _ in range(2):
         step(expected)
@@ -141,7 +141,7 @@ def test_on_a_gpu_the_host_hears_of_it_with_the_next_step(use_adam):
     with pytest.raises(NonFiniteError) as error:
         trainer.train_step(images(2).cuda(), boxes, labels, 1.0)
     assert error.value.late
-    assert error.value.batch[0].isnan().any()
+    assert error.value.batches[0][0].isnan().any()
     assert not same(trainer.faster_rcnn.state_dict(), before)
     trainer.train_step(bad, boxes, labels, 1.0)
     with pytest.raises(NonFiniteError):
@@ -150,7 +150,7 @@ def test_on_a_gpu_the_host_hears_of_it_with_the_next_step(use_adam):
 
 def error_of(late=False, indices=(2, 0)):
     batch = (torch.zeros(2, 3, 4, 4), [], [], 1.0, None, torch.tensor(indices), None)
-    return NonFiniteError({"rpn_loc_loss": 0.5, "total_loss": float("inf")}, ["rpn.loc.weight"], batch, late)
+    return NonFiniteError({"rpn_loc_loss": 0.5, "total_loss": float("inf")}, ["rpn.loc.weight"], [batch], late=late)
 
 
 def test_what_led_to_it_is_kept(tmp_path):
@@ -163,7 +163,7 @@ def test_what_led_to_it_is_kept(tmp_path):
     assert record["losses"] == {"rpn_loc_loss": 0.5, "total_loss": "inf"}
     assert record["images"] == ["c", "a"]
     assert record["gradients"] == ["rpn.loc.weight"]
-    batch = torch.load(tmp_path / "nonfinite" / record["batch"], weights_only=True)
+    (batch,) = torch.load(tmp_path / "nonfinite" / record["batch"], weights_only=True)
     assert batch["imgs"].shape == (2, 3, 4, 4)
     assert batch["indices"].tolist() == [2, 0]
 
