@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import sys
 import tempfile
@@ -321,7 +322,6 @@ MISTAKES = {  # kind → (what is wrong, how it is made or None, the command)
 
 def line_of(make, words):
     """What a command says of a mistake: its exit code and the line, of `check` the one above the sum."""
-    voc_files()
     if make:
         make()
     opt.__dict__.update(Config().__dict__)
@@ -346,11 +346,17 @@ def main():
         "The exit code is 2 each time. Each is made in a folder with a VOC data set `voc`, the same in COCO's form as"
     )
     print("`coco`, and a checkpoint `tiny.pth`.")
-    with progress_bar(total=n, desc="mistakes", unit="mistake", leave=False) as bar:
+    with (
+        tempfile.TemporaryDirectory() as files,
+        progress_bar(total=n, desc="mistakes", unit="mistake", leave=False) as bar,
+    ):
+        with contextlib.chdir(files):
+            voc_files()
         for kind, rows in MISTAKES.items():
             print(f"\n## {kind}\n\n| mistake | the line |\n|---|---|")
             for what, make, words in rows:
                 with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+                    shutil.copytree(files, folder, dirs_exist_ok=True)
                     os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
                     code, line = line_of(make, words)
                 print(f"| {what} | `{line.replace('|', '¦')}` |")

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from utils import terminal_tool
+
 os.environ.setdefault("VISDOM", "on")  # a test that wants a server starts it, the others' commands none
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is loaded, see utils/startup.py
 
@@ -27,3 +29,9 @@ def shared_data() -> Path:
 def _own_cache(tmp_path_factory):
     """What commands keep of the data that they read shall not stay behind."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _usual_verbosity(monkeypatch):
+    """A command that a test ran with --quiet in this process shall not keep the next test's quiet too."""
+    monkeypatch.setattr(terminal_tool, "_level", terminal_tool.USUAL)

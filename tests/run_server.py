@@ -1,66 +1,102 @@
 """Runs of train.py that begin at once: a process that has loaded torch forks for each of them.
 
-As a program it is that process; `Runs` talks to it. A run may be given faults, see `arm`.
+As a program it is that process; `Runs` talks to it. To load the packages anew takes several times as long as all else
+that a short command does. A run may be given faults, see `arm`.
 """
 
-import contextlib
+import atexit
+import functools
+import gc
 import json
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 class Runs:
-    """For a `with`. Runs are children of another process, and are what the command line would make."""
+    """Runs are children of another process, and are what the command line would make."""
 
-    def __enter__(self):
+    def __init__(self):
         self._server = subprocess.Popen([sys.executable, __file__], cwd=ROOT, text=True, bufsize=1,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
         assert self._server.stdout.readline() == "ready\n"
-        return self
 
-    def __exit__(self, *_):
+    def close(self):
+        """End the process, and with it what still runs."""
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
 
-    def _ask(self, **question):
+    def ask(self, **question):
         self._server.stdin.write(json.dumps(question) + "\n")
         return json.loads(self._server.stdout.readline())
 
-    def start(self, home, words, faults=None):
-        """Begin `train.py *words` in the folder `home`; a `Run`."""
-        log = Path(home) / "run.log"
-        log.write_text("")
-        pid = self._ask(cwd=str(home), words=[str(word) for word in words], log=str(log), faults=faults or {})
-        return Run(self, pid, log)
+    def start(self, home, words, faults=None, stdin="", anew=False):
+        """Begin `train.py *words` in the folder `home`, with this process's environment; a `Run`.
 
-    def run(self, home, words, faults=None, code=0):
-        """The same to its end; what it printed."""
-        run = self.start(home, words, faults)
+        Args:
+            faults: arguments of `arm`.
+            stdin: what it reads there.
+            anew: as a user does it, who loads the packages for each command; such a run has no faults.
+        """
+        words, env = [str(word) for word in words], dict(os.environ)
+        return Run(self, stdin, cwd=str(home), words=words, env=env, faults=faults or {}, anew=anew)
+
+    def run(self, home, words, faults=None, stdin="", anew=False, code=0):
+        """The same to its end, where its exit code must be `code`."""
+        run = self.start(home, words, faults, stdin, anew)
         assert run.wait() == code, run.text()
-        return run.text()
+        return run
+
+
+@functools.cache
+def the_runs():
+    """Those of this process, which all test modules share."""
+    runs = Runs()
+    atexit.register(runs.close)
+    return runs
 
 
 class Run:
-    """One that goes on."""
+    """One that goes on. What it reads and prints is in files without a name: a test may look at all in its folder."""
 
-    def __init__(self, runs, pid, log):
-        self._runs, self.pid, self._log, self._code = runs, pid, log, None
+    def __init__(self, runs, stdin, **question):
+        self._runs, self._code = runs, None
+        self._streams = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  # open as long as this is asked
+        self._streams[0].write(stdin.encode())
+        self._streams[0].flush()
+        streams = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in self._streams]
+        self.pid = runs.ask(streams=streams, **question)
+
+    @property
+    def stdout(self):
+        return read(self._streams[1])
+
+    @property
+    def stderr(self):
+        return read(self._streams[2])
+
+    @property
+    def returncode(self):
+        return self._code
 
     def text(self):
-        return self._log.read_text()
+        return self.stdout + self.stderr
 
     def over(self):
         """Whether it has ended."""
         if self._code is None:
-            self._code = self._runs._ask(look=self.pid)
+            self._code = self._runs.ask(look=self.pid)
         return self._code is not None
 
     def wait(self, seconds=300):
@@ -80,7 +116,7 @@ class Run:
             time.sleep(0.01)
 
     def send(self, number):
-        with contextlib.suppress(ProcessLookupError):
+        if self._code is None:  # else the process id may be another's by now
             os.kill(self.pid, number)
 
     def kill(self):
@@ -92,63 +128,79 @@ class Run:
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
 
+def read(file):
+    file.seek(0)
+    return file.read().decode()
+
+
 # What follows runs in the other process.
 
 
 def serve():
-    sys.path.insert(0, str(ROOT))
-    import fire
+    sys.path[0] = str(ROOT)  # as for a program there
+    import numpy.ma  # noqa: F401  # what commands load later than at their start
+    from PIL import Image
 
-    import train
+    import train  # noqa: F401
 
+    Image.init()
+    gc.freeze()  # else each run would copy all of it when it first looks for garbage
     say(None, "ready")
-    children = {}
+    codes = {}  # process id → exit code, None while it runs
     for line in sys.stdin:
         asked = json.loads(line)
         if "look" in asked:
             pid = asked["look"]
-            if pid not in children:
-                done, status = os.waitpid(pid, os.WNOHANG)
-                if done:
-                    children[pid] = os.waitstatus_to_exitcode(status)
-            say(children.get(pid))
+            if codes[pid] is None and (done := os.waitpid(pid, os.WNOHANG))[0]:
+                codes[pid] = os.waitstatus_to_exitcode(done[1])
+            say(codes[pid])
             continue
         pid = os.fork()
         if pid == 0:
-            be_the_run(train, fire, asked)
+            be_the_run(**asked)
+        codes[pid] = None
         say(pid)
+    for pid, code in codes.items():
+        if code is None:
+            os.kill(pid, signal.SIGKILL)
+    os._exit(0)
 
 
 def say(answer, text=None):
     print(text or json.dumps(answer), flush=True)
 
 
-def be_the_run(train, fire, asked):
-    os.chdir(asked["cwd"])
-    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for number, stream in enumerate((nothing, log, log)):
-        os.dup2(stream, number)
+def be_the_run(cwd, words, env, streams, faults, anew):
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for number, name in enumerate(streams):
+        file = os.open(name, os.O_WRONLY | os.O_APPEND if number else os.O_RDONLY)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = open(0)  # noqa: SIM115  # the former one has read ahead
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    code = 1
+    program = str(ROOT / "train.py")
+    if anew:
+        os.execv(sys.executable, [sys.executable, program, *words])
+    arm(**faults)
+    sys.argv, code = [program, *words], 1
     try:
-        arm(train, **asked["faults"])
-        sys.argv = ["train.py", *asked["words"]]
-        code = train.run_command(train.COMMANDS, asked["words"], fire)
+        runpy.run_path(program, run_name="__main__")
     except SystemExit as error:
         code = error.code
     except BaseException:
-        import traceback
-
         traceback.print_exc()
-    finally:
+    finally:  # all that is done when a program ends but taking torch down, which takes a second
+        threading._shutdown()
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def arm(train, nan=None, step=0, n_steps=1, kill_in_save=None, call=None, file_bytes=None, memory=None):
+def arm(nan=None, step=0, n_steps=1, kill_in_save=None, call=None, file_bytes=None, memory=None):
     """Make a run fail.
 
     Args:
@@ -164,23 +216,25 @@ def arm(train, nan=None, step=0, n_steps=1, kill_in_save=None, call=None, file_b
     if kill_in_save:
         arm_save(kill_in_save, call)
     if nan or memory:
-        arm_step(train.FasterRCNNTrainer, nan, range(step, step + n_steps), memory)
+        arm_step(nan, range(step, step + n_steps), memory)
 
 
-def arm_step(trainer_class, nan, steps, memory):
+def arm_step(nan, steps, memory):
     import torch
 
-    real_step, real_forward, n = trainer_class.train_step, trainer_class.forward, 0
+    from trainer import FasterRCNNTrainer as trainer_class  # noqa: N813
 
-    def train_step(self, imgs, *others):
+    real_update, real_forward, n = trainer_class.update, trainer_class.forward, 0
+
+    def update(self, batches, weights):
         nonlocal n
         n += 1
         if n in steps and nan == "weights":
             next(self.faster_rcnn.parameters()).data[0] = torch.nan
         if n in steps and nan == "inputs":
-            imgs = imgs.clone()
-            imgs[0, 0, 5, 5] = torch.nan
-        return real_step(self, imgs, *others)
+            batches[0] = batches[0]._replace(imgs=batches[0].imgs.clone())
+            batches[0].imgs[0, 0, 5, 5] = torch.nan
+        return real_update(self, batches, weights)
 
     def forward(self, *arguments):
         losses = real_forward(self, *arguments)
@@ -192,7 +246,7 @@ def arm_step(trainer_class, nan, steps, memory):
             losses = losses._replace(total_loss=losses.total_loss + (losses.roi_cls_loss * 0).sqrt())
         return losses
 
-    trainer_class.train_step, trainer_class.forward = train_step, forward
+    trainer_class.update, trainer_class.forward = update, forward
 
 
 def arm_save(number, call):

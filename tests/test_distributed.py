@@ -129,7 +129,9 @@ def test_the_alternating_schedule(home):
     together(home, 1, *words, "--name=alternating1")
     together(home, 2, *words, "--name=alternating2")
     for part in range(1, 5):
-        one, two = (torch.load(home / f"runs/alternating{n}/step{part}.pth", weights_only=True)["model"] for n in (1, 2))
+        one, two = (
+            torch.load(home / f"runs/alternating{n}/step{part}.pth", weights_only=True)["model"] for n in (1, 2)
+        )
         for name, value in one.items():
             torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from misc.make_toy_voc import make_toy_voc
-from tests.run_server import ROOT, Runs
+from tests.run_server import ROOT, the_runs
 from tests.same import same
 from utils.event_log import read_events
 
@@ -29,8 +29,7 @@ OF_THE_CLOCK = ("images_per_second", "step_time", "memory")
 
 @pytest.fixture(scope="module")
 def runs():
-    with Runs() as server:
-        yield server
+    return the_runs()
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +260,7 @@ def empty(path):
 def test_a_damaged_checkpoint_gives_way_to_its_predecessor(runs, home, whole, stopped, damage):
     before = step_of(stopped)
     damage(stopped / "last.pth")
-    text = runs.run(home, words())
+    text = runs.run(home, words()).text()
     previous = "going on from runs/a/previous.pth"
     assert previous in text
     assert f"epoch {(before - 2) // 4 + 1}, step {before - 1}" in text
@@ -273,7 +272,7 @@ def test_a_damaged_checkpoint_gives_way_to_its_predecessor(runs, home, whole, st
 def test_two_damaged_checkpoints_are_one_line(runs, home, stopped):
     for name in ("last.pth", "previous.pth"):
         flip_a_bit(stopped / name)
-    text = runs.run(home, words(), code=2)
+    text = runs.run(home, words(), code=2).text()
     assert text.splitlines()[-1].startswith("error: runs/a/last.pth: damaged in ")
     assert step_of_file_is_there(stopped)
 
@@ -285,7 +284,7 @@ def step_of_file_is_there(folder):
 def test_swapped_checkpoints_are_noticed(runs, home, whole, stopped):
     """Another run's in place of the last one."""
     shutil.copy(whole / "runs/short/last.pth", stopped / "last.pth")
-    text = runs.run(home, words())
+    text = runs.run(home, words()).text()
     assert "runs/a/last.pth: is of another run than its folder" in text
     assert "going on from runs/a/previous.pth" in text
     assert_same_end(stopped, whole / "runs/short")
@@ -326,7 +325,7 @@ def test_a_picture_that_disappears_and_comes_back(runs, home, whole):
 @pytest.mark.parametrize(("what", "lost"), [("inputs", 0), ("loss", 0), ("gradient", 0), ("weights", 1)])
 def test_what_is_not_finite_ends_the_run_before_it_changes_anything(runs, home, whole, what, lost):
     """Weights that are broken are not saved: the run goes on from the save before them."""
-    text = runs.run(home, words(), {"nan": what, "step": 8}, code=2)
+    text = runs.run(home, words(), {"nan": what, "step": 8}, code=2).text()
     assert text.splitlines()[-1].startswith("error: step 8: the ")
     assert "not finite" in text.splitlines()[-1]
     assert step_of(home / "runs/a") == 7 - lost
@@ -334,7 +333,7 @@ def test_what_is_not_finite_ends_the_run_before_it_changes_anything(runs, home, 
     ids = (home / "toy/ImageSets/Main/train.txt").read_text().split()
     assert len(record["images"]) == 2
     assert set(record["images"]) < set(ids)
-    batch = torch.load(home / "runs/a/nonfinite" / record["batch"], weights_only=True)
+    (batch,) = torch.load(home / "runs/a/nonfinite" / record["batch"], weights_only=True)
     assert [ids[i] for i in batch["indices"]] == record["images"]
     assert record["gradients"]
     runs.run(home, words())
@@ -342,7 +341,7 @@ def test_what_is_not_finite_ends_the_run_before_it_changes_anything(runs, home, 
 
 
 def test_what_is_not_finite_can_be_left_out(runs, home, whole):
-    text = runs.run(home, words("a", "--on-nonfinite=skip", "--nonfinite-limit=1"), {"nan": "inputs", "step": 8})
+    text = runs.run(home, words("a", "--on-nonfinite=skip", "--nonfinite-limit=1"), {"nan": "inputs", "step": 8}).text()
     assert "it is left out (1 of at most 1)" in text
     last = state(home / "runs/a/last.pth")
     assert last["other_info"]["n_nonfinite"] == 1
@@ -353,7 +352,7 @@ def test_what_is_not_finite_can_be_left_out(runs, home, whole):
 
 def test_too_much_that_is_not_finite_ends_the_run(runs, home):
     text = runs.run(home, words("a", "--on-nonfinite=skip", "--nonfinite-limit=3"),
-                    {"nan": "inputs", "step": 8, "n_steps": 9}, 2)  # fmt: skip
+                    {"nan": "inputs", "step": 8, "n_steps": 9}, 2).text()  # fmt: skip
     assert "step 11: " in text.splitlines()[-1]
     assert "one more than --nonfinite-limit=3" in text.splitlines()[-1]
     assert step_of(home / "runs/a") == 10
@@ -361,11 +360,9 @@ def test_too_much_that_is_not_finite_ends_the_run(runs, home):
 
 
 def test_out_of_memory_suggests_a_smaller_batch(runs, home, whole):
-    text = runs.run(home, words(), {"memory": 2**50, "step": 8}, code=2)
-    told = (
-        "error: step 8: no memory is left for 2 images at once: try --accumulate=2 (the same steps, in more parts) or "
-    )
-    assert text.splitlines()[-1].startswith(f"{told}--batch-size=1; ")
+    text = runs.run(home, words(), {"memory": 2**50, "step": 8}, code=2).text()
+    told = "step 8: no memory is left for 2 images at once: try --accumulate=2 (the same steps, in more parts) or"
+    assert text.splitlines()[-1].startswith(f"error: {told} --batch-size=1; ")
     assert "Traceback" not in text
     runs.run(home, words())
     assert_same_end(home / "runs/a", whole / "runs/short")

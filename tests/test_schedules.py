@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,7 +11,8 @@ from data.loader import EpochBatches
 from misc.demo import TRAINING
 from misc.make_toy_voc import make_toy_voc
 from model import build_model, load_model
-from tests.test_train import ROOT, SMALL, run
+from tests.run_server import the_runs
+from tests.test_train import SMALL, run, run_anew
 from tests.test_trainer import BOXES, LABELS, images, make_trainer
 from tests.voc_folder import break_in_the_middle
 from trainer import FasterRCNNTrainer
@@ -32,7 +29,8 @@ def home(tmp_path_factory):
     make_toy_voc(folder / "toy", n_train=8, n_val=5, size=96)
     run(folder, *TRAIN, "--schedule=rpn", "--epoch=2", "--name=rpn")
     for split in ("train", "val"):
-        done = run(folder, "propose", "--load-path=runs/rpn/last.pth", *EVAL, f"--val-split={split}")
+        start = run_anew if split == "val" else run
+        done = start(folder, "propose", "--load-path=runs/rpn/last.pth", *EVAL, f"--val-split={split}")
         (folder / f"{split}.log").write_text(done.stdout)
     return folder
 
@@ -230,18 +228,15 @@ FOUR = [*TRAIN, "--schedule=alternating", "--epoch=2", "--name=four", "--resume=
 def test_killed_in_any_step_it_goes_on_to_the_same_end(home, alternated, step, tmp_path):
     """Killed in mid-epoch: the same command goes on where it was saved last, and ends with the same weights."""
     shutil.copytree(home / "toy", tmp_path / "toy")
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *FOUR], cwd=tmp_path, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
     last = tmp_path / "runs/four/last.pth"
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        if last.exists():
-            info = torch.load(last, weights_only=True)["other_info"]
-            if info["part"] == step and info["batch"]:
-                break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+
+    def in_the_middle():
+        info = torch.load(last, weights_only=True)["other_info"] if last.exists() else {"part": 0}
+        return info["part"] == step and info["batch"]
+
+    killed = the_runs().start(tmp_path, FOUR)
+    killed.wait_for(in_the_middle)
+    killed.kill()
     assert torch.load(last, weights_only=True)["other_info"]["part"] == step
     done = run(tmp_path, *FOUR)
     assert f"step {step} of 4" in done.stdout

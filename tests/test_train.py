@@ -16,6 +16,7 @@ import torch
 from data.loader import EpochBatches
 from misc.make_toy_voc import CLASSES, make_toy_voc
 from model import FasterRCNNVGG16
+from tests.run_server import the_runs
 from tests.voc_folder import break_in_the_middle
 from utils.cli_tool import run_command
 from utils.config import Config, opt
@@ -32,10 +33,13 @@ def free_port():
 
 
 def run(folder, *words, code=0):
-    """Run `python train.py WORDS` in `folder`; the finished process, whose exit code must be `code`."""
-    done = subprocess.run([sys.executable, ROOT / "train.py", *words], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+    """Run `train.py WORDS` in `folder`, in a process that has its packages already; its exit code must be `code`."""
+    return the_runs().run(folder, words, code=code)
+
+
+def run_anew(folder, *words, code=0):
+    """The same as a user does it, `python train.py WORDS`, which takes seconds longer: once for each command."""
+    return the_runs().run(folder, words, anew=True, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     make_toy_voc(folder / "toy", n_train=8, n_val=5, size=96)
     words = ["--voc-data-dir=toy", "--epoch=2", "--use-adam=True", "--lr=0.001", "--plot-every=2", "--name=first"]
-    done = run(folder, "train", *SMALL, *words, f"--port={free_port()}", "--env=2024")
+    done = run_anew(folder, "train", *SMALL, *words, f"--port={free_port()}", "--env=2024")
     (folder / "log").write_text(done.stdout + "\n" + done.stderr)
     return folder
 
@@ -68,7 +72,7 @@ def test_train_says_what_it_does_and_leaves_checkpoints(home):
 
 
 def test_eval_takes_everything_from_the_checkpoint(home):
-    done = run(home, "eval", "--load-path=runs/first/last.pth", "--voc-data-dir=toy", "--test-num-workers=0")
+    done = run_anew(home, "eval", "--load-path=runs/first/last.pth", "--voc-data-dir=toy", "--test-num-workers=0")
     for name in ("circle", "triangle", "mAP"):
         assert name in done.stdout
     result = json.loads((home / "runs/first/last_eval_val.json").read_text())
@@ -89,7 +93,8 @@ def test_classes_in_another_order_are_still_the_files(home):
 
 def test_predict_takes_a_file_a_folder_and_a_glob(home):
     load = "--load-path=runs/first/last.pth"
-    run(home, "predict", load, "--image=toy/JPEGImages/000001.jpg", "--out=one", "--score-thresh=0.01", "--max-dets=3")
+    few = "--score-thresh=0.01", "--max-dets=3"
+    run_anew(home, "predict", load, "--image=toy/JPEGImages/000001.jpg", "--out=one", *few)
     assert sorted(p.name for p in (home / "one").iterdir()) == ["000001.jpg", "detections.json"]
     found = json.loads((home / "one/detections.json").read_text())["images"][0]["detections"]
     assert len(found) <= 3
@@ -207,20 +212,18 @@ def test_a_run_may_overwrite_the_one_that_it_starts_from(home, tmp_path):
 
 def test_debug_file_opens_ipdb(home, tmp_path):
     (tmp_path / "debugf").touch()
-    words = [sys.executable, ROOT / "train.py", "train", *SMALL, f"--voc-data-dir={home}/toy", "--max-iter=1"]
-    words += ["--visdom=False", "--plot-every=1", f"--debug-file={tmp_path}/debugf", "--name=debug"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, input="p 6*7\nc\n")
-    assert done.returncode == 0, done.stderr
+    words = ["train", *SMALL, f"--voc-data-dir={home}/toy", "--max-iter=1", "--visdom=False", "--plot-every=1"]
+    words += [f"--debug-file={tmp_path}/debugf", "--name=debug"]
+    done = the_runs().run(tmp_path, words, stdin="p 6*7\nc\n")
     assert "42" in done.stdout
-    done = subprocess.run([*words, "--overwrite"], cwd=tmp_path, capture_output=True, text=True, input="q\n")
-    assert done.returncode == 130
+    done = the_runs().run(tmp_path, [*words, "--overwrite"], stdin="q\n", code=130)
     assert "Traceback" not in done.stderr
 
 
 def test_models_lists_what_there_is_to_choose(tmp_path):
     done = run(tmp_path, "models", "--model=tinny", code=2)
     assert done.stderr == "error: --model=tinny: unknown; did you mean tiny?\n"
-    done = run(tmp_path, "models", "--model=tiny", "--device=cpu")
+    done = run_anew(tmp_path, "models", "--model=tiny", "--device=cpu")
     header, row = done.stdout.splitlines()
     assert header.split()[:6] == ["model", "parameters", "stride", "RoIs", "GFLOPs", "ms"]
     assert row.split()[:4] == ["tiny", "2.4", "M", "8"]
@@ -270,7 +273,7 @@ MISTAKES = [
     (["eval", "--voc-data-dir=toy"], ["--load-path"]),
     (["eval", LOAD, "--voc-data-dir=toy", "--val-split=test"], ["test.txt", "val"]),
     (["eval", "--load-path=gone.pth", "--voc-data-dir=toy"], ["gone.pth"]),
-    (["eval", LOAD, "--voc-data-dir=toy", "--model=vgg16"], ["FasterRCNNVGG16"]),
+    (["eval", LOAD, "--voc-data-dir=toy", "--model=mobilenet_v2"], ["FasterRCNNMobileNetV2"]),
     (["eval", LOAD, "--voc-data-dir=toy", "--label-names=a,b"], ["6 classes"]),
     (["eval", LOAD, "--voc-data-dir=toy", "--score-thresh=2"], ["--score-thresh=2", "from 0 to 1"]),
     (["eval", LOAD, "--voc-data-dir=toy", "--out=toy/Annotations/000001.xml/x"], ["--out"]),

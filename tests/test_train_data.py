@@ -11,7 +11,7 @@ from PIL import Image
 from data.splits import open_split
 from data.voc_dataset import VOCBboxDataset
 from misc.make_toy_voc import make_toy_voc
-from tests.test_train import SMALL, run
+from tests.test_train import SMALL, run, run_anew
 from tests.voc_folder import annotation, make_voc, obj
 from utils.bbox_tools import yxyx2xywh
 from utils.detections import read_detections, write_detections
@@ -76,7 +76,7 @@ def test_a_union_trains(toy):
 
 
 def test_check_tells_what_is_there(toy):
-    done = run(toy, "check", "--voc-data-dir=voc", "--model=tiny", "--min-size=96")
+    done = run_anew(toy, "check", "--voc-data-dir=voc", "--model=tiny", "--min-size=96")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("train: 8 images, 5 of 80×96 px, ")
     assert lines[-1] == "no problems: training reads all of it as it stands"

@@ -3,9 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import fire
 import numpy as np
@@ -14,7 +11,8 @@ from PIL import Image
 
 from data.voc_dataset import VOCBboxDataset
 from misc.make_toy_voc import CLASSES, make_toy_voc
-from tests.test_train import LOAD, ROOT, SMALL, run
+from tests.run_server import the_runs
+from tests.test_train import LOAD, SMALL, run
 from tests.video_file import film, grey, shown
 from train import COMMANDS
 from utils.cli_tool import run_command
@@ -121,31 +119,15 @@ def test_a_video_that_is_cut_short_is_told(command, home):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_video_that_is_stopped_keeps_what_was_found(home, tmp_path, how):
     film(tmp_path / "long.mp4", grey([100] * 1500))
-    words = [
-        sys.executable,
-        ROOT / "train.py",
-        "predict",
-        LOAD,
-        f"--image={tmp_path}/long.mp4",
-        f"--out={tmp_path}/out",
-    ]
-    process = subprocess.Popen(
-        [*words, "--save=pictures,json,voc"],
-        cwd=home,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=lambda: signal.signal(how, signal.SIG_DFL),  # a job in the background, or under nohup, ignores it
-    )
-    while not (tmp_path / "out/Annotations/long_000005.xml").exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(how)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + how
-    assert "Traceback" not in stderr
+    words = ["predict", LOAD, f"--image={tmp_path}/long.mp4", f"--out={tmp_path}/out", "--save=pictures,json,voc"]
+    stopped = the_runs().start(home, words)
+    stopped.wait_for((tmp_path / "out/Annotations/long_000005.xml").exists)
+    stopped.send(how)
+    assert stopped.wait(60) == 128 + how
+    assert "Traceback" not in stopped.stderr
     records = json.loads((tmp_path / "out/detections.json").read_text())["images"]
     assert 5 < len(records) < 1500
-    assert f"stopped; 0 objects in {len(records)} frames" in stderr
+    assert f"stopped; 0 objects in {len(records)} frames" in stopped.stderr
     assert len(records) - 1 <= len(shown(tmp_path / "out/long.mp4")) <= len(records)
     assert len(records) - 1 <= len(VOCBboxDataset(tmp_path / "out", "predicted")) <= len(records)
 

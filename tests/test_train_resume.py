@@ -1,16 +1,14 @@
 """`train --resume`: a run that was ended at any moment goes on, in the same curves, to the same end."""
 
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
 from misc.make_toy_voc import make_toy_voc
-from tests.running_visdom import Page, running_server, wait_for
-from tests.test_train import ROOT, SMALL, run
+from tests.run_server import the_runs
+from tests.running_visdom import Page, running_server
+from tests.test_train import SMALL, run
 from utils.event_log import read_events
 from utils.report_tool import write_report
 
@@ -34,15 +32,12 @@ def points(folder, win):
 def test_a_killed_run_goes_on_to_the_same_weights_in_the_same_curves(home):
     folder = home / "runs/killed"
     words = [*TRAIN, "--voc-data-dir=toy", "--visdom=on", "--name=killed", "--env=killed", "--resume=auto"]
-    with running_server(home / "server") as (port, _), (home / "killed.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "train.py", *words, f"--port={port}"], cwd=home, stdout=log, stderr=log
-        )
-        wait_for(lambda: process.poll() is not None or (folder / "last.pth").exists())  # the first epoch is over
+    with running_server(home / "server") as (port, _):
+        killed = the_runs().start(home, [*words, f"--port={port}"])
+        killed.wait_for((folder / "last.pth").exists)  # the first epoch is over
         n = len((folder / "events.jsonl").read_bytes())
-        wait_for(lambda: process.poll() is not None or len((folder / "events.jsonl").read_bytes()) > n)
-        process.kill()
-        assert process.wait() != 0, (home / "killed.log").read_text()
+        killed.wait_for(lambda: len((folder / "events.jsonl").read_bytes()) > n)
+        assert killed.kill() != 0, killed.text()
     with running_server(home / "another_server") as (port, _):  # which knows nothing of the run
         done = run(home, *words, f"--port={port}")
         assert "going on from runs/killed/last.pth: epoch" in done.stdout
@@ -86,23 +81,13 @@ def test_a_mistake_is_one_line_and_loses_nothing(home, words, told):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_stopped_keeps_what_it_learned(home, tmp_path, how):
-    words = [sys.executable, ROOT / "train.py", "train", *SMALL, f"--voc-data-dir={home}/toy", "--epoch=1000"]
-    words += ["--eval-every=1000", "--visdom=False", "--plot-every=2", "--name=stopped"]
-    process = subprocess.Popen(
-        words,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=lambda: signal.signal(how, signal.SIG_DFL),  # a job in the background, or under nohup, ignores it
-    )
-    while not (tmp_path / "runs/stopped/last.pth").exists() and process.poll() is None:
-        time.sleep(0.1)  # until the first epoch is over
-    process.send_signal(how)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 128 + how
-    assert "Traceback" not in stderr
-    assert "--resume=runs/stopped goes on from there" in stderr
+    words = ["train", *SMALL, f"--voc-data-dir={home}/toy", "--epoch=1000", "--eval-every=1000", "--visdom=False"]
+    run = the_runs().start(tmp_path, [*words, "--plot-every=2", "--name=stopped"], anew=how == signal.SIGINT)
+    run.wait_for((tmp_path / "runs/stopped/last.pth").exists)  # until the first epoch is over
+    run.send(how)
+    assert run.wait() == 128 + how
+    assert "Traceback" not in run.stderr
+    assert "--resume=runs/stopped goes on from there" in run.stderr
     kept = torch.load(tmp_path / "runs/stopped/last.pth", weights_only=True)["other_info"]
-    assert f"stopped after step {kept['step']:,} of" in stderr
+    assert f"stopped after step {kept['step']:,} of" in run.stderr
     assert kept["step"] == 4 * kept["epoch"] + kept["batch"] >= 4

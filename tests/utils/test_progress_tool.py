@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 from tqdm import tqdm
 
-from utils import terminal_tool
 from utils.progress_tool import LineProgress, progress_bar
 from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, paint, say, say_result, set_verbosity, tell, warn
 
@@ -33,8 +32,7 @@ def clock():
 
 
 @pytest.fixture(autouse=True)
-def _usual_verbosity(monkeypatch):
-    monkeypatch.setattr(terminal_tool, "_level", USUAL)
+def _a_terminal_with_colours(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 

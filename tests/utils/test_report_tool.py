@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from misc.make_toy_voc import make_toy_voc
 from tests.page_reader import Page, check_markdown
-from tests.test_train import run
+from tests.test_train import run, run_anew
 from utils import page_tool
 from utils.errors import UserError
 from utils.event_log import EventLog, read_events
@@ -32,7 +32,7 @@ def home(tmp_path_factory):
     words = ["--voc-data-dir=toy", "--epoch=2", "--use-adam=True", "--plot-every=1", "--visdom=False", "--name=first"]
     run(folder, "train", *SMALL, *words)
     run(folder, "eval", "--load-path=runs/first/best.pth", "--voc-data-dir=toy", "--test-num-workers=0")
-    done = run(folder, "report", "--run=runs/first")
+    done = run_anew(folder, "report", "--run=runs/first")
     assert done.stdout.strip() == "written to runs/first/report.html"
     return folder
 
