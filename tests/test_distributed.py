@@ -202,7 +202,7 @@ def test_a_loss_of_one_process_that_is_not_finite(home, policy):
     assert [file.name for file in record.parent.glob("*.json")] == [record.name]
     images = json.loads(record.read_text())["images"]
     assert len(images) == 2
-    assert f"step 2: the loss is not finite" in said[0]
+    assert "step 2: the loss is not finite" in said[0]
     assert f"images {', '.join(images)}; the batch is kept in runs/{name}/nonfinite/{record.name}" in said[0]
     assert said[1] == ""
     assert last(home, name)["other_info"]["step"] == (1 if policy == "stop" else 3)

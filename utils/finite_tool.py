@@ -188,7 +188,8 @@ class Policy:
 
     def take(self, error: NonFiniteError, step: int, image_names, **facts):
         """Keep `error`, of the step `step` (from 1). Raises UserError where the run ends with it."""
-        own = error.is_own or not any(self._world.gather(error.is_own))  # a gradient may be nobody's own
+        is_own = self._world.gather(error.is_own)
+        own = error.is_own or not any(is_own)  # a gradient may be nobody's own
         told = self._world.gather((image_names, self._keep(error, step, image_names, facts)) if own else None)
         names, kept = zip(*(each for each in told if each is not None), strict=True)
         names = [name for own in names for name in own]
