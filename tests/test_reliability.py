@@ -349,7 +349,7 @@ def test_what_is_not_finite_can_be_left_out(runs, home, whole):
 
 def test_too_much_that_is_not_finite_ends_the_run(runs, home):
     text = runs.run(home, words("a", "--on-nonfinite=skip", "--nonfinite-limit=3"),
-                    {"nan": "inputs", "step": 8, "n_steps": 9}, 2).text()  # fmt: skip
+                    {"nan": "inputs", "step": 8, "n_steps": 9}, code=2).text()  # fmt: skip
     assert "step 11: " in text.splitlines()[-1]
     assert "one more than --nonfinite-limit=3" in text.splitlines()[-1]
     assert step_of(home / "runs/a") == 10
