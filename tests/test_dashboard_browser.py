@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import visdom
 from misc.make_toy_voc import make_toy_voc
 from tests.chromium import find_browser, open_page
 from tests.dashboard_page import Dashboard, heading_faults, layout_faults
+from tests.run_server import the_runs
 from tests.running_visdom import free_port, running_server, wait_for
 from utils.dashboard_layout import EACH_RUN, ROWS
 from utils.errors import UserError
@@ -91,22 +90,15 @@ class Run:
     """`train.py train` in a process of its own, which can be held and let go on."""
 
     def __init__(self, home, name, *words):
-        self.folder, self.log = home / "runs" / name, home / f"{name}.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, ROOT / "train.py", "train", *WORDS, f"--name={name}", f"--env={name}", *words],
-                cwd=home,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self.folder = home / "runs" / name
+        words = ["train", *WORDS, f"--name={name}", f"--env={name}", *words]
+        self.process = the_runs().start(home, words)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.process.kill()
-        self.process.wait()
 
     def step(self):
         """The step of the last event so far; -1 before the first."""
@@ -116,12 +108,12 @@ class Run:
             return -1
 
     def over(self):
-        return self.process.poll() is not None
+        return self.process.over()
 
     def hold(self):
         """Stop the process, which must be under way."""
-        assert not self.over(), self.log.read_text()
-        self.process.send_signal(signal.SIGSTOP)
+        assert not self.over(), self.process.text()
+        self.process.send(signal.SIGSTOP)
 
     def hold_at(self, step):
         """Stop the process when it has recorded something of `step` or of a later one."""
@@ -129,10 +121,10 @@ class Run:
         self.hold()
 
     def go_on(self):
-        self.process.send_signal(signal.SIGCONT)
+        self.process.send(signal.SIGCONT)
 
     def finish(self):
-        assert self.process.wait(300) == 0, self.log.read_text()
+        assert self.process.wait(300) == 0, self.process.text()
 
 
 def wait_for_env(run, port, env):
@@ -146,21 +138,25 @@ def server(home):
         yield port
 
 
-def test_a_page_shows_all_that_a_run_records_and_reads_from_top_to_bottom(home, server):
-    with Run(home, "watched", f"--port={server}") as run:
-        wait_for_env(run, server, "watched")
+@pytest.mark.parametrize(
+    "widths", [(1920, 1280), pytest.param((1280, 1600, 1920, 1280), marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_a_page_shows_all_that_a_run_records_and_reads_from_top_to_bottom(home, server, widths):
+    name = f"watched_at_{len(widths)}_widths"
+    with Run(home, name, f"--port={server}") as run:
+        wait_for_env(run, server, name)
         run.hold()
-        url = f"http://127.0.0.1:{server}/env/watched"
+        url = f"http://127.0.0.1:{server}/env/{name}"
         with open_page(url) as page:
             run.go_on()
             run.finish()
-            dashboard = Dashboard(page, server, "watched")
+            dashboard = Dashboard(page, server, name)
             dashboard.wait_until_it_shows(run.folder)
             panes = dashboard.panes_at_rest()
             page.screenshot(SCREENSHOTS / "open_during_the_run.png")
             assert set(EACH_RUN) <= set(panes)
             assert layout_faults(panes, EACH_RUN) == []  # windows that a page did not expect are behind these
-            for width in (1280, 1600, 1920, 1280):  # opened anew; the browser remembers much
+            for width in widths:  # opened anew; the browser remembers much
                 page.resize(width, 900)
                 page.go(url)
                 dashboard.wait_until_it_shows(run.folder)
@@ -212,7 +208,7 @@ def test_several_runs_stand_in_one_anothers_rows_and_share_their_curves(home, se
                 vis.follow("followed_2", np.zeros((3, 60, 160)), f"step {step}")
             vis.text("words", "mine")
     words = ("dashboard", "--run=left,right", f"--port={server}", "--visdom=on")
-    subprocess.run([sys.executable, ROOT / "train.py", *words], cwd=home, check=True, timeout=300)
+    the_runs().run(home, words)
     with open_page(f"http://127.0.0.1:{server}/env/left-vs-right", 1280) as page:
         page.wait_for("document.querySelectorAll('.window').length == 16")  # with four headings
         dashboard = Dashboard(page, server, "left-vs-right")

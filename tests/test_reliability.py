@@ -10,14 +10,13 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
 from misc.make_toy_voc import make_toy_voc
-from tests.run_server import ROOT, the_runs
+from tests.run_server import the_runs
 from tests.same import same
 from utils.event_log import read_events
 
@@ -164,9 +163,7 @@ def test_a_second_ctrl_c_leaves_at_once(runs, home):
 def test_two_runs_do_not_write_one_folder(runs, home, whole):
     run = runs.start(home, words())
     run.wait_for(lambda: step_of(home / "runs/a") >= 2)
-    other = ["train", *TRAIN[1:], "--epoch=6", "--name=a", "--resume=auto"]
-    done = subprocess.run([sys.executable, str(ROOT / "train.py"), *other], cwd=home, capture_output=True, text=True)
-    assert done.returncode == 2
+    done = runs.run(home, words(), code=2)
     assert done.stderr.splitlines()[-1].startswith(f"error: runs/a: another run writes there (process {run.pid} on ")
     assert run.wait() == 0
     assert_same_end(home / "runs/a", whole / "runs/short")
@@ -352,7 +349,7 @@ def test_what_is_not_finite_can_be_left_out(runs, home, whole):
 
 def test_too_much_that_is_not_finite_ends_the_run(runs, home):
     text = runs.run(home, words("a", "--on-nonfinite=skip", "--nonfinite-limit=3"),
-                    {"nan": "inputs", "step": 8, "n_steps": 9}, 2).text()  # fmt: skip
+                    {"nan": "inputs", "step": 8, "n_steps": 9}, code=2).text()  # fmt: skip
     assert "step 11: " in text.splitlines()[-1]
     assert "one more than --nonfinite-limit=3" in text.splitlines()[-1]
     assert step_of(home / "runs/a") == 10

@@ -17,7 +17,14 @@ from utils.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "tests" / "fuzz_cases"
 CASES = sorted(path.relative_to(KEPT).as_posix() for path in KEPT.glob("*/*"))
-N_CASES = {"coco": 250, "lists": 150, "checkpoint": 500, "splits": 200, "pictures": 300}  # a second or two of each
+N_CASES = {
+    "coco": 250,
+    "lists": 150,
+    "checkpoint": 500,
+    "splits": 200,
+    "pictures": 300,
+    "stored": 100,
+}  # a second or two of each
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -3,14 +3,13 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.run_server import the_runs
 from tests.running_visdom import Page, free_port, running_server, wait_for
 from utils import dashboard_tool
 from utils.config import Config
@@ -18,8 +17,6 @@ from utils.dashboard_tool import about, dashboard, from_environment, run_names, 
 from utils.errors import UserError
 from utils.event_log import EventLog, read_events
 from utils.visdom_server import START, Server, is_visdom, port_in_use
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -261,7 +258,8 @@ def test_a_run_is_followed_while_it_goes_on_and_from_its_checkpoint_again(server
     log.add("total_loss", "point", x=0, y=5)
     watcher = threading.Thread(target=show_runs, args=(["runs/live"], None, "on", Server(port=server[0])))
     watcher.start()
-    wait_for(lambda: page.has("total_loss") and page.series("total_loss") == ([0], [5]))
+    wait_for(lambda: page.has("total_loss") and page.window("total_loss")["type"] == "plot")  # it is a text at first
+    wait_for(lambda: page.series("total_loss") == ([0], [5]))
     log.step = 40
     log.add("total_loss", "point", x=40, y=4)
     wait_for(lambda: page.series("total_loss") == ([0, 40], [5, 4]))
@@ -286,33 +284,21 @@ def test_no_such_run(here):
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
-def test_the_command_serves_a_run_until_it_is_stopped(tmp_path, how, code):
+def test_the_command_serves_a_run_until_it_is_stopped(tmp_path, monkeypatch, how, code):
     record(tmp_path / "runs/a", 0, 5)
     port = free_port()
-    words = [sys.executable, ROOT / "train.py", "dashboard", "--run=runs/a", f"--port={port}"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VISDOM")}
-    process = subprocess.Popen(
-        words,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        preexec_fn=lambda: signal.signal(how, signal.SIG_DFL),  # a job in the background, or under nohup, ignores it
-    )
+    for name in [name for name in os.environ if name.startswith("VISDOM")]:
+        monkeypatch.delenv(name)
+    run = the_runs().start(tmp_path, ["dashboard", "--run=runs/a", f"--port={port}"], anew=how == signal.SIGINT)
     try:
-        output = ""
-        for line in iter(process.stdout.readline, ""):
-            output += line
-            if "Ctrl-C ends the server" in line:
-                break
+        run.wait_for(lambda: "Ctrl-C ends the server" in run.text())
         assert Page(port, "a").series("total_loss")[1] == [0, 1, 2, 3, 4]
-        process.send_signal(how)
-        assert process.wait(60) == code
+        run.send(how)
+        assert run.wait(60) == code
     finally:
-        process.kill()
+        run.kill()
     assert not is_visdom(port)
-    assert f"http://127.0.0.1:{port}/env/a" in output
+    assert f"http://127.0.0.1:{port}/env/a" in run.text()
 
 
 def test_a_server_with_a_login(tmp_path, monkeypatch, said):
@@ -326,11 +312,13 @@ def test_a_server_with_a_login(tmp_path, monkeypatch, said):
     with running_server(tmp_path / "server") as (port, _):
         config = Config().parse({"port": port, "visdom": "on"})
         notes = []
-        for password, arrives in (("wrong", False), (None, False), ("s3cret", True)):
+        for n, (password, arrives) in enumerate((("wrong", False), (None, False), ("s3cret", True)), start=1):
             server = Server(port=port, username="me" if password else None, password=password)
             vis = dashboard_tool.Visualizer("login", server=server, notify=notes.append)
             vis.plot("loss", 1.0)
-            assert vis.flush(10) == arrives
+            if not arrives:
+                wait_for(lambda n=n: len(notes) == n)
+            assert vis.flush(10 if arrives else 1) == arrives
             vis.close(0)
         assert [note.count("login") for note in notes] == [1, 1]
         assert "s3cret" not in str(notes)
