@@ -5,6 +5,8 @@ processes tell each other by these methods goes through the CPU (gloo); gradient
 """
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from utils.errors import UserError, error_line
 from utils.terminal_tool import as_follower
 
 TIMEOUT = timedelta(hours=2)  # the others wait while the first indexes a new data set or sums up an evaluation
+SECONDS_TO_MEET = 600  # until all are there: a slow disk may load torch for minutes
 SECONDS_TO_HEAR = 5.0  # until the first process has told the error that all of them came to
 
 
@@ -159,8 +162,10 @@ def joined() -> Iterator[World]:
     if world.size == 1:
         yield world
         return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        ranks = {"rank": world.rank, "world_size": world.size}
+        dist.init_process_group(backend, store=_meeting_place(world), timeout=TIMEOUT, **ranks)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the {world.size} processes don't find each other ({error_line(error)})") from None
     as_follower(world.rank)
@@ -177,6 +182,31 @@ def joined() -> Iterator[World]:
             raise SystemExit(1) from None
         raise UserError(f"another of the {world.size} processes ended; what it wrote last says why") from None
     dist.destroy_process_group()  # after an error it may wait for those that are gone
+
+
+def _meeting_place(world):
+    """A store for the processes of this start alone.
+
+    torchrun keeps one through its restarts (pytorch's issue 135712), in which the addresses of processes that are gone
+    still stand. So the main process makes a new name up, and tells it to each that asks with a name of its own.
+    """
+    store, _, _ = next(dist.rendezvous("env://"))
+    own, deadline = uuid.uuid4().hex, time.monotonic() + SECONDS_TO_MEET
+    if not world.is_main:
+        store.set(f"ask/{world.rank}", own)
+        store.wait([f"answer/{own}"], timedelta(seconds=SECONDS_TO_MEET))
+        name = store.get(f"answer/{own}").decode()
+        store.add(f"met/{name}", 1)
+        return dist.PrefixStore(name, store)
+    asks, answered = [f"ask/{rank}" for rank in range(1, world.size)], set()
+    while store.add(f"met/{own}", 0) < world.size - 1:
+        for name in {store.get(ask).decode() for ask in asks if store.check([ask])} - answered:
+            store.set(f"answer/{name}", own)
+            answered.add(name)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"some are not there after {SECONDS_TO_MEET} s")
+        time.sleep(0.02)
+    return dist.PrefixStore(own, store)
 
 
 def lost_another(error: BaseException) -> bool:
