@@ -31,10 +31,10 @@ from data.start import over, stored_proposals, training_data, training_loader
 from model.start import (
     architecture_options,
     described_model,
-    detector,
+    detector_at,
     model_of_part,
+    ready,
     training_model,
-    with_threshold,
 )
 from model.sync_batch_norm import synchronized
 from model.zoo import MODELS, build_model, model_class, model_from_checkpoint, names_to_go_on
@@ -56,16 +56,25 @@ from utils.models_tool import describe, models_table
 from utils.pace_tool import Pace
 from utils.plan_tool import closing_lines, tell_plan
 from utils.precision_tool import amp_dtype, autocast, be_deterministic, not_deterministic
-from utils.predict_tool import find_images, predict_files, summary
+from utils.predict_tool import draw, find_images
 from utils.progress_tool import progress_bar
 from utils.proposal_tool import read_proposals, recall_table, show_recall, write_proposals
 from utils.random_tool import seed_everything
-from utils.resume_tool import Position, check_data, fingerprint, position_of, read_options, take_up, what_it_has_had
-from utils.run_folder import RunFolder, free_run_dir
+from utils.resume_tool import (
+    Position,
+    check_data,
+    fingerprint,
+    folder_of_run,
+    position_of,
+    read_options,
+    take_up,
+    what_it_has_had,
+)
+from utils.run_folder import RunFolder
 from utils.scoring_tool import score
 from utils.show_tool import Show, enter_debugger
 from utils.signal_tool import Interrupts
-from utils.terminal_tool import detail, say, say_result, tell, warn
+from utils.terminal_tool import detail, say, say_result, tell
 
 
 @SetParseFn(str)
@@ -74,7 +83,7 @@ def train(*args, **kwargs):
     with Interrupts() as interrupts, joined() as world:
         with world.first_here():
             state = read_options(opt, "train", args, kwargs)
-        opt.check_schedule(goes_on=state is not None)
+            opt.check_schedule(goes_on=state is not None)
         learn(state, interrupts, world)
 
 
@@ -98,7 +107,7 @@ def learn(state, interrupts, world):
             raise UserError(f"--resume={opt.resume}: {had}")
         return say_result(f"{state.path}: {had}")  # no mistake of whoever starts it again after each restart
     check_start(world, opt.batch_size, opt.resume)
-    run_dir = Path(world.of_main(str(folder_of_run(state) if world.is_main else "")))  # the data may take minutes
+    run_dir = Path(world.of_main(str(folder_of_run(opt, state) if world.is_main else "")))  # the data may take minutes
     device = choose_device(opt.device, world)
     amp = amp_dtype(opt.amp, device)
     seed_everything(opt.seed)
@@ -115,9 +124,8 @@ def learn(state, interrupts, world):
         tell_anchors(model, train_db, val_db)
     shown = opt.env, opt.visdom, server_from(opt), model.label_names, run_dir, about(opt)
     goes_on = (at.total_step, (state.show or {}).get("events")) if state else ()
-    goes_there = state is not None, environment(device), opt.save_every, opt.keep
     with (
-        RunFolder(run_dir, *goes_there, writes=world.is_main) as run,
+        RunFolder(run_dir, state is not None, environment(device), opt.save_every, opt.keep, world.is_main) as run,
         dashboard(*shown, *goes_on) if world.is_main else nullcontext() as vis,
     ):
         for part in range(at.part, len(parts) + 1):
@@ -274,7 +282,7 @@ def evaluate_file(args, kwargs, world):
         about, names = {"detections": opt.detections}, db.label_names
     else:
         with world.first_here():
-            model = detector_at("evaluate", with_rois=bool(opt.proposals), world=world)
+            model = detector_at(opt, "evaluate", bool(opt.proposals), world)
             names = None if model.rpn_only else model.label_names  # to an RPN all are objects
             db = open_split(opt.data, opt.data_dir, opt.val_split, names, use_difficult=True)
             report(db)
@@ -302,7 +310,7 @@ def predict(*args, **kwargs):
     read_options(opt, "predict", args, kwargs)
     heed_termination()
     paths = find_images(opt.image)
-    draw(detector_at("visualize"), paths, opt.out or "runs/predict", opt.every)
+    draw(opt, detector_at(opt, "visualize"), paths, opt.out or "runs/predict", opt.every)
 
 
 @SetParseFn(str)
@@ -311,7 +319,7 @@ def propose(*args, **kwargs):
     read_options(opt, "propose", args, kwargs)
     path = Path(opt.out or beside(os.path.splitext(opt.load_path)[0], f"_proposals_{path_part(opt.val_split)}.npz"))
     make_room(path)
-    model = detector_at("evaluate")
+    model = detector_at(opt, "evaluate")
     db = open_split(opt.data, opt.data_dir, opt.val_split)
     report(db)
     proposals = propose_for(model, db)
@@ -361,17 +369,6 @@ PARTS = {"joint": ["both"], "rpn": ["rpn"], "fast_rcnn": ["head"],
          "alternating": ["rpn", "head", "rpn", "head"]}  # fmt: skip
 
 
-# What the commands are made of, in the order of use.
-
-
-def folder_of_run(state):
-    """Where the run writes; `state`: the checkpoint that it goes on from, or None."""
-    if state:
-        return Path(state.path).parent
-    made_up = f"{opt.model}-alternating" if opt.schedule == "alternating" else time.strftime(f"{opt.model}-%m%d-%H%M%S")
-    return free_run_dir(opt.name or made_up, opt.overwrite or opt.resume == "auto")  # which found nothing to go on from
-
-
 def propose_for(model, db, world=ALONE):
     """(bbox, score) of each image of `db`: the best 2,000 after suppression, of all that the RPN makes."""
     counts = opt.rpn_n_test_pre_nms or sys.maxsize, opt.rpn_n_test_post_nms or 2000
@@ -379,9 +376,8 @@ def propose_for(model, db, world=ALONE):
 
 
 def evaluate(model, db, rois=None, world=ALONE):
-    n = min(len(db), opt.test_num)
-    evaluation = over(opt, model, db, n, "eval on", partial(evaluate_model, rois=rois), world=world)
-    if world.is_main:
+    n, function = min(len(db), opt.test_num), partial(evaluate_model, rois=rois)
+    if evaluation := over(opt, model, db, n, "eval on", function, world=world):
         detail(evaluation.voc.table())
     return evaluation
 
@@ -391,36 +387,10 @@ def finish(run_dir, best_map, val_db):
     if best_map is not None:
         say_result(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
     if opt.draw and val_db is not None:
-        model = ready(model_from_checkpoint(read_checkpoint(best)), "visualize")
-        draw(model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
+        model = ready(opt, model_from_checkpoint(read_checkpoint(best)), "visualize")
+        draw(opt, model, [Path(val_db.path(i)) for i in range(min(opt.draw, len(val_db)))], run_dir / "detections")
     for line in closing_lines(opt, run_dir, best, val_db is not None, time.monotonic() - BEGIN):
         tell(line)
-
-
-def draw(model, paths, out_dir, every=1):
-    with autocast(model.device, amp_dtype(opt.amp, model.device)):
-        n_together = 8 if model.device.type == "cuda" else 1
-        records, problems = predict_files(model, paths, out_dir, n_together, opt.save, every, opt.overwrite)
-    for line in problems:
-        warn(line)
-    say_result(summary(records, opt.save, out_dir))
-
-
-def detector_at(preset, with_rois=False, world=ALONE):
-    """The model of --load-path, ready to predict; `with_rois`: on stored proposals."""
-    checkpoint = read_checkpoint(opt.load_path)
-    if checkpoint.config.get("schedule") == "fast_rcnn" and not with_rois:
-        warn(f"{checkpoint.path} learned on stored proposals, and its RPN nothing")
-    return ready(detector(opt, checkpoint), preset, world)
-
-
-def ready(model, preset, world=ALONE):
-    """`model` with the thresholds of `preset` or those given, where it shall run."""
-    model.use_preset(preset)
-    if opt.compile:
-        model.compile_layers()
-    model = with_threshold(opt, model)
-    return model.to(choose_device(opt.device, world), memory_format=torch.channels_last).eval()
 
 
 if __name__ == "__main__":

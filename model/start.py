@@ -1,10 +1,14 @@
 """The network that a command begins with: from its options, with ImageNet weights, or from a checkpoint."""
 
+import torch
+
 from model.zoo import NETWORK_OPTIONS, build_model, model_class, model_from_checkpoint
 from utils.checkpoint import read_checkpoint
+from utils.cli_tool import choose_device
+from utils.dist_tool import ALONE
 from utils.errors import UserError
 from utils.label_names import parse_label_names
-from utils.terminal_tool import tell
+from utils.terminal_tool import tell, warn
 
 
 def training_model(opt, label_names, checkpoint, goes_on=False):
@@ -76,6 +80,29 @@ def detector(opt, checkpoint):
     """The model of a checkpoint, to predict with; options that were given override the checkpoint's own."""
     names = parse_label_names(opt.label_names) if opt.label_names else None
     return model_from_checkpoint(checkpoint, names, **checkpoint_options(opt, checkpoint))
+
+
+def detector_at(opt, preset, with_rois=False, world=ALONE):
+    """The model of --load-path, ready to predict.
+
+    Args:
+        preset: see `ready`.
+        with_rois: it is given stored proposals.
+        world: the processes that predict together.
+    """
+    checkpoint = read_checkpoint(opt.load_path)
+    if checkpoint.config.get("schedule") == "fast_rcnn" and not with_rois:
+        warn(f"{checkpoint.path} learned on stored proposals, and its RPN nothing")
+    return ready(opt, detector(opt, checkpoint), preset, world)
+
+
+def ready(opt, model, preset, world=ALONE):
+    """`model` with the thresholds of `preset` or those given, where it shall run."""
+    model.use_preset(preset)
+    if opt.compile:
+        model.compile_layers()
+    model = with_threshold(opt, model)
+    return model.to(choose_device(opt.device, world), memory_format=torch.channels_last).eval()
 
 
 def architecture_options(opt, only_given=False):

@@ -37,6 +37,8 @@ NOT_RUN = {
     "python train.py predict --load-path=coco.pth": "needs what the conversion writes",
     "python misc/visual_genome_to_coco.py": "needs Visual Genome; small: test_visual_genome_to_coco.py",
     "python misc/visdom_assets.py": "fetches 23 MB into the environment; see test_visdom_assets.py",
+    "torchrun ": "several processes, for GPUs or machines; see test_distributed.py",
+    "srun ": "a cluster's",
     "python train.py dashboard": "serves until Ctrl-C; see test_dashboard_tool.py",
 }
 # What makes a command short: options put in place of its own or added.
@@ -158,6 +160,11 @@ def test_each_command_as_it_stands(tmp_path):
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS_SHOWN))
 def test_a_command_has_no_option_that_there_is_not(command):
     words = shlex.split(command)
+    if "torchrun" in words:
+        from torch.distributed.run import get_args_parser
+
+        started = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
+        words = ["python", started.training_script, *started.training_script_args]
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text()
         assert all(re.search(rf"^{re.escape(word)}:", makefile, re.MULTILINE) for word in words[1:] if "=" not in word)

@@ -18,8 +18,9 @@ from utils.errors import UserError
 from utils.file_tool import prepare_folder, whole_file
 from utils.image_tool import IMAGE_SUFFIXES, read_image, write_jpeg
 from utils.inference_tool import in_chunks
+from utils.precision_tool import amp_dtype, autocast
 from utils.progress_tool import progress_bar
-from utils.terminal_tool import say
+from utils.terminal_tool import say, say_result, warn
 from utils.video_tool import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_video
 from utils.voc_tool import SPLIT, VOCWriter, voc_id
 from utils.word_tool import counted, few
@@ -151,6 +152,16 @@ def summary(records, save, out_dir):
     *first, last = (what for name, what in WRITTEN.items() if name in save)
     written = f"{', '.join(first)} and {last}" if first else last
     return f"{objects} in {' and '.join(counts)}; in {out_dir}: {written}"
+
+
+def draw(opt, model, paths, out_dir, every=1):
+    """What `predict` does with files: write and say what `model` sees in them; `opt` is a `Config`."""
+    with autocast(model.device, amp_dtype(opt.amp, model.device)):
+        n_together = 8 if model.device.type == "cuda" else 1
+        records, problems = predict_files(model, paths, out_dir, n_together, opt.save, every, opt.overwrite)
+    for line in problems:
+        warn(line)
+    say_result(summary(records, opt.save, out_dir))
 
 
 class _Shot(NamedTuple):

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from utils.command_options import options_of, refuse_unread, refuse_without_need
 from utils.dashboard_tool import from_environment
 from utils.dist_tool import refuse_several
 from utils.errors import UserError
-from utils.run_folder import LAST, PREVIOUS, read_facts
+from utils.run_folder import LAST, PREVIOUS, free_run_dir, read_facts
 from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, set_verbosity, warn
 
 
@@ -88,6 +89,14 @@ def file_to_resume(resume: str | None, name: str | None) -> Path | None:
     if resume == "auto":
         return None
     raise UserError(f"--resume={resume}: there is no {path}; name the folder of a run that was saved")
+
+
+def folder_of_run(opt, state) -> Path:
+    """Where a run writes that goes on from the checkpoint `state`, or for None begins; `opt` is its `Config`."""
+    if state:
+        return Path(state.path).parent
+    kind = "alternating" if opt.schedule == "alternating" else time.strftime("%m%d-%H%M%S")
+    return free_run_dir(opt.name or f"{opt.model}-{kind}", opt.overwrite or opt.resume == "auto")  # which found none
 
 
 def read_last(path: Path):
