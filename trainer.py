@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from model.utils.anchor_tool import crop_cells
 from model.utils.batch_tool import batch_geometry
@@ -20,7 +19,7 @@ from model.utils.creator_tool import AnchorTargetCreator, ProposalTargetCreator
 from model.zoo import checkpoint_content
 from utils.checkpoint import fit_state_dict, read_checkpoint, save_checkpoint
 from utils.config import opt
-from utils.dist_tool import ALONE
+from utils.dist_tool import ALONE, replica
 from utils.errors import UserError
 from utils.finite_tool import FiniteCheck, RunningStatistics
 from utils.precision_tool import autocast
@@ -94,15 +93,8 @@ class FasterRCNNTrainer(nn.Module):
         self._counted = TrainingMeters(LossTuple._fields, faster_rcnn.n_class, faster_rcnn.convention.plus_one)
         self._finite = FiniteCheck(self.optimizer, dict(faster_rcnn.named_parameters()))
         self.world = world
-        # Calls `forward`, and with each backward pass takes the mean of the gradients over the processes. Not among
-        # the modules: it holds this one.
-        vars(self)["_replica"] = self if world.size == 1 else self._distributed()
-
-    def _distributed(self):
-        untrained = {"rpn": "faster_rcnn.head.", "head": "faster_rcnn.rpn.", "both": None}[self.parts]
-        if untrained:  # no gradient would come for these, which DistributedDataParallel would wait for
-            self._ddp_params_and_buffers_to_ignore = [n for n in self.state_dict() if n.startswith(untrained)]
-        return DistributedDataParallel(self, gradient_as_bucket_view=True)
+        untrained = {"rpn": ["faster_rcnn.head"], "head": ["faster_rcnn.rpn"], "both": []}[parts]
+        vars(self)["_replica"] = replica(self, world, untrained)  # not among the modules: it holds this one
 
     def forward(self, imgs, bboxes, labels, scale, sizes=None, indices=None, rois=None):
         """The losses of a batch.

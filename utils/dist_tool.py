@@ -14,6 +14,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError, error_line
 from utils.terminal_tool import as_follower
@@ -221,6 +223,19 @@ def lost_another(error: BaseException) -> bool:
         "application timeout",
     )
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)  # gloo's
+
+
+def replica(module: nn.Module, world: World, untrained=()) -> nn.Module:
+    """What calls `module` so that a backward pass gives the mean of all processes' gradients; alone, itself.
+
+    Args:
+        untrained: names of its parts that get no gradient, for which the others would wait.
+    """
+    if world.size == 1:
+        return module
+    ignored = [name for name in module.state_dict() if name.startswith(tuple(f"{part}." for part in untrained))]
+    module._ddp_params_and_buffers_to_ignore = ignored  # read by the next line
+    return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
 def _is_told(world, line):

@@ -6,7 +6,6 @@ import sys
 import time
 from contextlib import contextmanager
 
-from utils.dist_tool import ALONE
 from utils.terminal_tool import say
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
@@ -22,7 +21,7 @@ class Interrupts:
 
     def __init__(self):
         self._held, self._asked, self._former = False, None, {}
-        self._world, self._asked_at = ALONE, 0.0
+        self._world, self._asked_at = None, 0.0  # no others
 
     def __enter__(self):
         for name in NAMES:
@@ -40,12 +39,12 @@ class Interrupts:
         """A block that several processes leave together, at the end of a `held` one: one alone would leave the others
         to wait for it. In a world of one it changes nothing.
         """
-        self._world = world
-        self._held = world.size > 1
+        if world.size > 1:
+            self._world, self._held = world, True
         try:
             yield
         finally:
-            self._world, self._held = ALONE, False
+            self._world, self._held = None, False
 
     @contextmanager
     def held(self):
@@ -54,8 +53,9 @@ class Interrupts:
         try:
             yield
         finally:
-            self._held = self._world.size > 1
-        self._asked = self._world.max(self._asked or 0)[0] or None
+            self._held = self._world is not None
+        if self._world is not None:
+            self._asked = self._world.max(self._asked or 0)[0] or None
         if self._asked is not None:
             self._leave()
 
@@ -73,7 +73,7 @@ class Interrupts:
     def _take(self, number, _):
         if self._asked is not None:
             # torchrun passes on to its processes a Ctrl-C that the terminal may have sent to all of them.
-            passed_on = self._world.size > 1 and time.monotonic() - self._asked_at < PASSED_ON
+            passed_on = self._world is not None and time.monotonic() - self._asked_at < PASSED_ON
             if number == signal.SIGINT and not passed_on:
                 os.write(sys.stderr.fileno(), b"\nleft at once; what was saved before stays\n")  # safe in a handler
                 os._exit(128 + number)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from data.dataset import Dataset
 from data.loader import MAX_DEATHS, EpochBatches, EpochLoader, set_epoch, train_loader
+from utils.dist_tool import World
 from utils.errors import UserError
 
 
@@ -42,8 +43,9 @@ def loader_of(folder, n_workers, **others):
     return EpochLoader(lambda: train_loader(dataset, 2, n_workers))
 
 
-def content(batches):
-    return [(batch.indices.tolist(), batch.imgs.sum().item(), batch.bboxes[0].tolist()) for batch in batches]
+def content(updates):
+    return [(batch.indices.tolist(), batch.imgs.sum().item(), batch.bboxes[0].tolist(), update.weights, update.n_images)
+            for update in updates for batch in update.batches]  # fmt: skip
 
 
 @given(st.integers(0, 30), st.integers(1, 7), st.integers(0, 3), st.booleans(), st.data())
@@ -56,6 +58,28 @@ def test_an_order_that_is_begun_in_its_middle(n, size, epoch, grouped, data):
     assert len(whole) == len(batches)
     batches.skip = data.draw(st.integers(0, len(whole)))
     assert list(batches) == whole[batches.skip :]
+
+
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.data())
+def test_what_several_processes_take_is_the_batch(n, size, n_processes, accumulate, grouped, data):
+    wide = data.draw(st.lists(st.booleans(), min_size=n, max_size=n)) if grouped else None
+    whole = list(EpochBatches(n, size, seed=4, wide=wide))
+    shares = [EpochBatches(n, size, 4, wide, World(rank, n_processes), accumulate) for rank in range(n_processes)]
+    of_ranks = [share.updates() for share in shares]
+    assert all(len(share) == len(whole) == len(updates) for share, updates in zip(shares, of_ranks, strict=True))
+    assert [list(share) for share in shares] == [
+        [part.indices for parts, _ in own for part in parts] for own in of_ranks
+    ]
+    for batch, *own in zip(whole, *of_ranks, strict=True):
+        parts = [part for parts, n_images in own for part in parts]
+        assert {n_images for _, n_images in own} == {len(batch)}
+        assert len({len(parts) for parts, _ in own}) == 1  # all processes take as many
+        assert len(own[0][0]) <= accumulate
+        taken = [part for part in parts if part.weight]
+        assert [i for part in taken for i in part.indices] == batch
+        assert all(part.weight == len(part.indices) / len(batch) for part in taken)
+        assert max(len(part.indices) for part in taken) - min(len(part.indices) for part in taken) <= 1
+        assert all(part.indices == batch[:1] for part in parts if not part.weight)
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])

@@ -53,6 +53,42 @@ def test_elsewhere_it_ends_at_once():
     assert (code, out) == (0, ["one", "two"])
 
 
+def test_several_processes_leave_together():
+    """In the middle of an `agreed` block one that is asked to end waits for the others, but for what is `free`."""
+    code, out, err = outcome("""
+        class World:
+            size, asked = 2, 0
+            def max(self, number):
+                return [max(number, self.asked)]
+        world = World()
+        with Interrupts() as interrupts:
+            with interrupts.agreed(world):
+                with interrupts.held():
+                    print("one")
+                os.kill(me, signal.SIGINT)  # between two steps: the other may be in the next one already
+                os.kill(me, signal.SIGINT)  # what torchrun passes on
+                try:
+                    with interrupts.held():
+                        print("two")
+                except KeyboardInterrupt:
+                    print("left")
+            interrupts._asked = None
+            with interrupts.agreed(world):
+                world.asked = signal.SIGTERM  # the other is asked, this one is not
+                try:
+                    with interrupts.held():
+                        print("three")
+                except SystemExit:
+                    print("left")
+            interrupts._asked, world.asked = None, 0
+            with interrupts.agreed(world), interrupts.free():
+                os.kill(me, signal.SIGTERM)
+                print("never")
+    """)
+    assert (code, out) == (143, ["one", "two", "left", "three", "left"])
+    assert err.count("stopping after this step") == 1
+
+
 def test_the_second_ctrl_c_leaves_whatever_is_going_on_and_a_second_sigterm_does_not():
     code, out, err = outcome("""
         with Interrupts() as interrupts, interrupts.held():

@@ -57,6 +57,25 @@ def test_a_step_that_is_taken_back():
     assert str(seen(meters)) == str(seen(expected))
 
 
+def test_what_several_processes_have_counted():
+    """Each adds what came since its last step, of one length whatever it had, and gets the sum."""
+    one, other, expected = (TrainingMeters(NAMES, 3) for _ in range(3))
+    for meters in (one, other, expected):
+        add(meters, (1.0, 2.0), 0)
+    before = one.counted(), other.counted()
+    for meters, numbers in ((one, (1, 2)), (other, ()), (expected, (1, 2))):  # the other has no image this time
+        for n in numbers:
+            add(meters, (1.0, 2.0), n)
+    other.add_losses([torch.tensor(1.0), torch.tensor(2.0)])
+    total = one.since(before[0], "cpu") + other.since(before[1], "cpu")
+    for meters, own in zip((one, other), before, strict=True):
+        meters.add_since(own, total)
+    assert one.recall == other.recall == expected.recall
+    for name in ("rpn_cm", "roi_cm"):
+        assert (getattr(one, name).value() == getattr(expected, name).value()).all()
+        assert (getattr(other, name).value() == getattr(expected, name).value()).all()
+
+
 def test_what_is_not_finite_stays_out_of_the_means():
     meters = TrainingMeters(NAMES, 3)
     for pair in ((1.0, 2.0), (math.nan, 1.0), (3.0, math.inf), (3.0, 4.0)):
