@@ -70,7 +70,8 @@ def main():
             for n in PROCESSES:
                 seconds = ring_seconds(n_bytes, n, speed, latency)
                 least, most = efficiencies(seconds, args.seconds)
-                cells.append(f"{1000 * seconds:.3g} ms, {least:.0%} to {most:.0%}")
+                share = f"{least:.0%}" if f"{least:.0%}" == f"{most:.0%}" else f"{least:.0%} to {most:.0%}"
+                cells.append(f"{1000 * seconds:,.{int(seconds < 0.01)}f} ms, {share}")
             print(f"| {link} | " + " | ".join(cells) + " |")
         print()
 

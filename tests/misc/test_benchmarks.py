@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from misc.communication import efficiencies, ring_seconds, trained_bytes
+from model import FasterRCNNVGG16
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,3 +90,28 @@ def test_bench_train_prints_both_ways_of_each_system():
         seconds = [float(cell) for cell in row[2:8:2]]
         assert float(row[8]) == pytest.approx(seconds[0] / seconds[1], rel=0.05, abs=0.05)
         assert row[10].endswith("%")
+
+
+@pytest.mark.slow  # each process loads torch
+def test_bench_processes_prints_each_number_of_processes_and_of_parts():
+    small = "--size=64", "--batch-size=2", "--steps=1", "--rounds=1", "--most=2"
+    header, *rows = rows_of("misc/bench_processes.py", *small)
+    assert header == ["processes", "parts", "images / s", "to one process"]
+    assert [row[:2] for row in rows] == [["1", "1"], ["2", "1"], ["1", "2"]]
+    assert all(float(cell) > 0 for row in rows for cell in row[2:])
+    assert rows[0][3] == "1.00"
+
+
+def test_communication_on_paper():
+    """A ring by hand: 2 processes exchange halves twice, so that each sends what there is once."""
+    assert ring_seconds(1000, 2, 1000, 0.0) == pytest.approx(1.0)
+    assert ring_seconds(1000, 4, 1000, 0.01) == pytest.approx(6 * (0.25 + 0.01))
+    assert efficiencies(0.1, 0.3) == (pytest.approx(0.75), 1.0)
+    assert efficiencies(0.5, 0.3) == (pytest.approx(0.375), pytest.approx(0.5))
+    frozen = tuple(f"extractor.{i}." for i in (0, 2, 5, 7))
+    with torch.device("meta"):
+        trained = [p for name, p in FasterRCNNVGG16(20).named_parameters() if not name.startswith(frozen)]
+    assert trained_bytes("vgg16") == 4 * sum(p.numel() for p in trained)
+    header, *rows = rows_of("misc/communication.py", "--model=tiny")
+    assert header[1:] == [f"{2**k} processes" for k in range(1, 7)]
+    assert all(re.fullmatch(r"[\d,.]+ ms, \d+%( to \d+%)?", cell) for row in rows for cell in row[1:])
