@@ -41,7 +41,7 @@ from model.zoo import MODELS, build_model, model_class, model_from_checkpoint, n
 from trainer import FasterRCNNTrainer
 from utils.check_tool import say_what_is_there, tell_anchors
 from utils.checkpoint import read_checkpoint
-from utils.cli_tool import beside, choose_device, heed_termination, make_room, return_free_memory, run_command
+from utils.cli_tool import beside, choose_device, make_room, return_free_memory, run_command
 from utils.config import opt
 from utils.dashboard_tool import about, dashboard, server_from, show_runs
 from utils.detections import make_room_for_detections, path_part, write_detections
@@ -70,7 +70,7 @@ from utils.resume_tool import (
     take_up,
     what_it_has_had,
 )
-from utils.run_folder import RunFolder
+from utils.run_folder import BEST, LAST, RunFolder
 from utils.scoring_tool import score
 from utils.show_tool import Show, enter_debugger
 from utils.signal_tool import Interrupts
@@ -225,7 +225,7 @@ def fit(trainer, run, interrupts, at, train_db, val_db, train_rois=None, val_roi
                         run.save_best(trainer, best_map=best_map, **at.info() | {"epoch": epoch + 1, "batch": 0})
                 best_map = world.of_main(best_map)
                 if opt.reload_best and epoch + 1 in opt.lr_milestones and best_map is not None and at.step < n_steps:
-                    trainer.load(run.path / "best.pth")
+                    trainer.load(run.path / BEST)
                 if at.batch == len(loader):
                     at.epoch, at.batch = epoch + 1, 0
                 at.done = int(at.step >= n_steps)
@@ -244,7 +244,7 @@ def fit(trainer, run, interrupts, at, train_db, val_db, train_rois=None, val_roi
         raise
     finally:
         bar.close()
-    if run.save_end(trainer, **facts()) != run.path / "last.pth":
+    if run.save_end(trainer, **facts()) != run.path / LAST:
         raise UserError(f"{run.path}: the run is done, but could not be written there")
     run.keep_epoch(at.epoch)
     return best_map
@@ -308,9 +308,9 @@ def evaluate_file(args, kwargs, world):
 def predict(*args, **kwargs):
     """Write what the checkpoint --load-path sees in --image (a picture, video, folder or glob): drawn, JSON or VOC."""
     read_options(opt, "predict", args, kwargs)
-    heed_termination()
-    paths = find_images(opt.image)
-    draw(opt, detector_at(opt, "visualize"), paths, opt.out or "runs/predict", opt.every)
+    with Interrupts():
+        paths = find_images(opt.image)
+        draw(opt, detector_at(opt, "visualize"), paths, opt.out or "runs/predict", opt.every)
 
 
 @SetParseFn(str)
@@ -347,10 +347,10 @@ def models(*args, **kwargs):
 def dashboard_command(*args, **kwargs):
     """Show a run, --run=runs/NAME, live or months later, on a visdom server; of several, a,b, the curves together."""
     read_options(opt, "dashboard", args, kwargs)
-    heed_termination()
     if opt.visdom == "off":
         raise UserError("--visdom=off: this command shows runs; leave it out, or give auto, keep or on")
-    show_runs(opt.run, opt.env if "env" in opt.given else None, opt.visdom, server_from(opt))
+    with Interrupts():
+        show_runs(opt.run, opt.env if "env" in opt.given else None, opt.visdom, server_from(opt))
 
 
 @SetParseFn(str)
@@ -383,7 +383,7 @@ def evaluate(model, db, rois=None, world=ALONE):
 
 
 def finish(run_dir, best_map, val_db):
-    best = run_dir / "best.pth" if best_map is not None else run_dir / "last.pth"
+    best = run_dir / (LAST if best_map is None else BEST)
     if best_map is not None:
         say_result(f"best mAP {best_map:.4f} (VOC07 11-point) on {opt.val_split}: {best}")
     if opt.draw and val_db is not None:

@@ -19,6 +19,7 @@ import torch
 
 from utils.errors import UserError
 from utils.file_tool import sync, whole_file
+from utils.run_folder import BEST, LAST, PREVIOUS
 from utils.safe_load import load_bounded
 from utils.safe_read import open_regular
 
@@ -147,7 +148,7 @@ def stored_options(path):
         UserError: no checkpoint there, or one without options.
     """
     if os.path.isdir(path):
-        inside = [Path(path, name) for name in ("last.pth", "previous.pth", "best.pth")]
+        inside = [Path(path, name) for name in (LAST, PREVIOUS, BEST)]
         path = next((file for file in inside if file.exists()), None) or inside[0]
     return options_in(read_checkpoint(path), "--config")
 

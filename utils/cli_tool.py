@@ -5,7 +5,6 @@ import ctypes
 import difflib
 import os
 import select
-import signal
 import sys
 from bdb import BdbQuit
 from contextlib import contextmanager, suppress
@@ -99,14 +98,6 @@ def beside(stem, end):
     """A path beside the file or folder `stem` that is named after it: `stem` followed by `end`."""
     stem = Path(stem) if Path(stem).name else Path(stem).absolute()  # '.' has no name
     return stem.with_name(stem.name + end)
-
-
-def heed_termination():
-    """SIGTERM, and a terminal that is closed (unless nohup has it ignored), leave as Ctrl-C does: by an exception."""
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def workers(n, n_processes=1):

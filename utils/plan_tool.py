@@ -5,10 +5,11 @@ import shlex
 from utils.image_tool import resized_size
 from utils.memory_tool import training_memory
 from utils.pace_tool import duration
+from utils.run_folder import BEST, LAST
 from utils.terminal_tool import tell
 from utils.word_tool import counted
 
-MADE = {"best.pth": "the best checkpoint", "last.pth": "the last, to go on from with --resume",
+MADE = {BEST: "the best checkpoint", LAST: "the last, to go on from with --resume",
         "events.jsonl": "numbers by step", "pictures": "pictures by step",
         "detections": "what the best checkpoint sees"}  # fmt: skip
 

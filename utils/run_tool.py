@@ -8,10 +8,10 @@ from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 from utils.event_log import FILE, read_events
 from utils.json_tool import read_json
-from utils.run_folder import read_facts
+from utils.run_folder import BEST, LAST, PREVIOUS, read_facts
 from utils.vis_windows import LOG_LINES
 
-CHECKPOINTS = ("best.pth", "last.pth", "previous.pth")
+CHECKPOINTS = BEST, LAST, PREVIOUS
 
 
 @dataclass

@@ -25,7 +25,7 @@ from utils.option_set import GROUPS
 ROOT = Path(__file__).resolve().parents[2]
 READERS = ("train.py", "trainer.py", "model/start.py", "data/start.py",
            *(f"utils/{name}.py" for name in ("plan_tool", "dashboard_tool", "command_options", "resume_tool",
-                                             "memory_tool")))  # fmt: skip
+                                             "memory_tool", "predict_tool")))  # fmt: skip
 NAMES = {f.name for f in fields(Config)}
 # What the code reads without an attribute of its name, and why.
 DYNAMIC = {"architecture_options": NETWORK_OPTIONS, "read_options": ("config",)}
@@ -93,7 +93,6 @@ def home(tmp_path_factory):
 
 def test_what_commands_read_when_they_run_is_what_they_list(home, monkeypatch, capsys):
     monkeypatch.chdir(home)
-    monkeypatch.setattr(train, "heed_termination", lambda: None)
     read = set()
 
     def recording(self, name):
