@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from misc.make_toy_voc import make_toy_voc
+from tests.disturbed import OF_THE_CLOCK
 from tests.run_server import the_runs
 from tests.same import same
 from utils.event_log import read_events
@@ -73,7 +74,7 @@ def curves(home, name):
     """Window → its values by step, but for those that a clock decides."""
     found = {}
     for event in read_events(home / f"runs/{name}"):
-        if event["kind"] == "point" and event["win"] not in ("images_per_second", "step_time", "memory"):
+        if event["kind"] == "point" and event["win"] not in OF_THE_CLOCK:
             found.setdefault((event["win"], event.get("line")), []).append(event["y"])
     return found
 
