@@ -215,14 +215,8 @@ def lost_another(error: BaseException) -> bool:
     """Whether `error` came because another process has ended."""
     if isinstance(error, dist.DistBackendError | dist.DistNetworkError):
         return True
-    words = (
-        "Connection closed by peer",
-        "Connection reset by peer",
-        "Broken pipe",
-        "Socket closed",
-        "application timeout",
-    )
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)  # gloo's
+    words = "gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed"
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def replica(module: nn.Module, world: World, untrained=()) -> nn.Module:
