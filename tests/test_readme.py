@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from misc.make_toy_voc import make_toy_voc
 from train import COMMANDS
@@ -161,8 +162,6 @@ def test_each_command_as_it_stands(tmp_path):
 def test_a_command_has_no_option_that_there_is_not(command):
     words = shlex.split(command)
     if "torchrun" in words:
-        from torch.distributed.run import get_args_parser
-
         started = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
         words = ["python", started.training_script, *started.training_script_args]
     if words[0] == "make":
@@ -178,9 +177,10 @@ def test_a_command_has_no_option_that_there_is_not(command):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_between_the_lines_are_there(page):
-    """`--name=value` and `--name` that stand alone in the text: of a command, or of a program in misc/."""
+    """`--name=value` and `--name` that stand alone in the text: of a command, of a program in misc/, or of torchrun."""
     text = FENCED.sub("", TEXTS[page])
     programs = "".join(path.read_text("utf-8") for path in (ROOT / "misc").glob("*.py"))
+    programs += "".join(f'"{name}"' for action in get_args_parser()._actions for name in action.option_strings)
     for span in re.findall(r"`(--[a-z][^`]*)`", text):
         given = options_of(shlex.split(span))
         known = {name: value for name, value in given.items() if name.replace("-", "_") in OPTIONS}
