@@ -55,6 +55,7 @@ def over(opt, model, db, n, what, function, *arguments, world=ALONE):
 
     Of several processes each has its share of them.
     """
+    world.share_buffers(model)
     on_gpu = model.device.type == "cuda"
     n_workers = workers(opt.test_num_workers, world.local_size)
     loader = test_loader(TestDataset(db, *model.preparation, raw=on_gpu), n_workers, n, world)

@@ -161,6 +161,13 @@ def assert_goes_on_to(home, name, reference):
     assert curves(home, name) == curves(home, "reference")
 
 
+def test_the_map_that_is_told_is_the_checkpoints(home, reference):
+    """Though each process has BatchNorm's statistics of its own images."""
+    words = ["--voc-data-dir=toy", "--test-num-workers=0", "--device=cpu", "--out=best.json"]
+    together(home, 1, "eval", "--load-path=runs/reference/best.pth", *words)
+    assert json.loads((home / "best.json").read_text())["map07"] == reference["other_info"]["best_map"]
+
+
 def has_made(home, name, n):
     """Whether the run's log has `n` steps: it shows each."""
     try:

@@ -87,6 +87,16 @@ class World:
         dist.broadcast_object_list(things)
         return things[0]
 
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all processes the main one's buffers: BatchNorm's statistics, which each takes from its own images.
+
+        DistributedDataParallel does so before a forward pass in training, but not behind the last one, when the main
+        process saves its own and all of them predict.
+        """
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
     def wait(self) -> None:
         """Until all have come here."""
         self.max(0)
@@ -182,7 +192,9 @@ def joined() -> Iterator[World]:
             raise
         if not world.is_main:
             raise SystemExit(1) from None
-        raise UserError(f"another of the {world.size} processes ended; what it wrote last says why") from None
+        raise UserError(
+            f"another of the {world.size} processes ended: it was killed, or stopped, or its own last line says why"
+        ) from None
     dist.destroy_process_group()  # after an error it may wait for those that are gone
 
 
@@ -239,7 +251,9 @@ def _is_told(world, line):
         if world.is_main:
             store.set("error", line)
             return False
-        store.wait(["error"], timedelta(seconds=SECONDS_TO_HEAR))
-        return store.get("error").decode() == line
-    except RuntimeError:  # nobody told anything in time
+        deadline = time.monotonic() + SECONDS_TO_HEAR
+        while not store.check(["error"]) and time.monotonic() < deadline:  # `wait` would print lines of its own
+            time.sleep(0.05)
+        return store.check(["error"]) and store.get("error").decode() == line
+    except RuntimeError:  # the store is gone, with the process that had it
         return False
