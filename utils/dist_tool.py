@@ -255,5 +255,5 @@ def _is_told(world, line):
         while not store.check(["error"]) and time.monotonic() < deadline:  # `wait` would print lines of its own
             time.sleep(0.05)
         return store.check(["error"]) and store.get("error").decode() == line
-    except RuntimeError:  # the store is gone, with the process that had it
-        return False
+    except RuntimeError:  # the store was the main process's, where torchrun has none, and that has ended with an error
+        return True
