@@ -37,6 +37,7 @@ NOT_RUN = {
     "python misc/convert_checkpoint.py": "needs a file of torchvision's; small ones: test_convert_checkpoint.py",
     "python train.py predict --load-path=coco.pth": "needs what the conversion writes",
     "python misc/visual_genome_to_coco.py": "needs Visual Genome; small: test_visual_genome_to_coco.py",
+    "python misc/soak.py": "takes an hour; a minute of it: test_soak.py",
     "python misc/visdom_assets.py": "fetches 23 MB into the environment; see test_visdom_assets.py",
     "torchrun ": "several processes, for GPUs or machines; see test_distributed.py",
     "srun ": "a cluster's",
@@ -55,9 +56,10 @@ SHORT = {
 # Runs programs in turn, each in a process of its own that has the packages already: to load them anew takes longer
 # than all else that a short command does.
 IN_TURN = """
-import json, os, runpy, sys
+import gc, json, os, runpy, sys
 sys.path.insert(0, os.getcwd())
 import train
+gc.freeze()  # else each would look through all of torch for garbage at its end
 for words in json.load(sys.stdin):
     print("$", *words, flush=True)
     if os.fork() == 0:
