@@ -107,6 +107,18 @@ def test_the_same_updates_however_they_are_shared_out(home, n, accumulate):
     assert said[1:] == [""] * (n - 1)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("n", [2, 4])
+def test_the_same_updates_on_several_gpus(home, n):
+    """Through NCCL, and evaluated there too."""
+    if torch.cuda.device_count() < n:
+        pytest.skip(f"fewer than {n} CUDA devices")
+    words = [*(word for word in [*TRAIN, *FROZEN] if word != "--device=cpu"), "--device=cuda", "--amp=off"]
+    together(home, 1, *words, "--name=one-gpu", "--overwrite")
+    together(home, n, *words, f"--name=gpus-{n}")
+    assert_close(home, "one-gpu", f"gpus-{n}")
+
+
 def test_batch_norm_takes_the_images_of_all_processes(home):
     words = [*TRAIN, "--epoch=1", "--lr=0.01", "--max-iter=2"]  # the third would take its one image twice
     together(home, 1, *words, "--name=two-steps")
