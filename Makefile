@@ -23,9 +23,11 @@ $(READY): requirements.txt requirements-dev.txt
 demo: $(READY)
 	$(RUN) misc/demo.py
 
-# Files side by side: most tests start programs, which have much that only one core can do.
+# Files side by side: most tests start programs, which have much that only one core can do. In their order: else files of
+# few tests, which are long, would be left for the end, when one core waits for the other.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" --durations=10 -n auto --maxprocesses=4 --dist=loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" --durations=10 -n auto --maxprocesses=4 --dist=loadfile \
+		--no-loadscope-reorder
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow
