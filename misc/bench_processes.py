@@ -32,7 +32,7 @@ WARM_UP = 2
 
 
 def step_seconds(args):
-    """In one of the processes: (seconds a step, seconds of it in which the others are waited for or told)."""
+    """In one of the processes: the median of its steps."""
     with joined() as world:
         device = choose_device(args.device, world)
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))

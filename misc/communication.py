@@ -56,7 +56,7 @@ def efficiencies(communication, step):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=MODELS, help="one; by default the three in docs/processes.md")
+    parser.add_argument("--model", choices=MODELS, help="one; by default VGG16 and two ResNets")
     parser.add_argument("--seconds", type=float, default=0.16, help="of a step on one GPU (VGG16, TITAN Xp: 0.16)")
     args = parser.parse_args()
     for name in [args.model] if args.model else ("vgg16", "resnet50_fpn", "resnet101_c4"):

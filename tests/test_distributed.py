@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ import torch
 from PIL import Image
 
 from misc.make_toy_voc import make_toy_voc
-from tests.disturbed import OF_THE_CLOCK
+from tests.disturbed import curves as points
+from tests.disturbed import state
 from tests.run_server import the_runs
 from tests.same import same
-from utils.event_log import read_events
 from utils.visdom_server import port_in_use
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,15 +47,22 @@ def home(tmp_path_factory):
     return folder
 
 
-def begin(home, n, *words, faults=None):
-    """Start `n` processes; a list of `Run`. `faults`: rank → what `run_server.arm` takes."""
+def begin(home, n, *words, faults=None, machines=None):
+    """Start `n` processes; a list of `Run`.
+
+    Args:
+        faults: rank → what `run_server.arm` takes.
+        machines: a folder for each process, as if it were alone on a machine of its own; `home` is not used then.
+    """
     runs, port = [], next(port for port in range(29500, 30500) if not port_in_use(port))
     for rank in range(n):
-        own = {"RANK": rank, "WORLD_SIZE": n, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": n}
+        own = {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1} if machines else {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": n}
+        own |= {"RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in {**own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            for name, value in own.items():
                 patch.setenv(name, str(value))
-            runs.append(the_runs().start(home, words, (faults or {}).get(rank)))
+            folder = machines[rank] if machines else home
+            runs.append(the_runs().start(folder, words, (faults or {}).get(rank)))
     return runs
 
 
@@ -67,15 +75,14 @@ def together(home, n, *words, faults=None, code=0):
 
 
 def last(home, name):
-    return torch.load(home / f"runs/{name}/last.pth", weights_only=True)
+    return state(home / f"runs/{name}/last.pth")
 
 
 def curves(home, name):
-    """Window → its values by step, but for those that a clock decides."""
+    """(window, line) → its values by step, but for those that a clock decides."""
     found = {}
-    for event in read_events(home / f"runs/{name}"):
-        if event["kind"] == "point" and event["win"] not in OF_THE_CLOCK:
-            found.setdefault((event["win"], event.get("line")), []).append(event["y"])
+    for window, line, _, _, y in points(home / f"runs/{name}"):
+        found.setdefault((window, line), []).append(y)
     return found
 
 
@@ -147,9 +154,7 @@ def test_the_alternating_schedule(home):
     together(home, 1, *words, "--name=alternating1")
     together(home, 2, *words, "--name=alternating2")
     for part in range(1, 5):
-        one, two = (
-            torch.load(home / f"runs/alternating{n}/step{part}.pth", weights_only=True)["model"] for n in (1, 2)
-        )
+        one, two = (state(home / f"runs/alternating{n}/step{part}.pth")["model"] for n in (1, 2))
         for name, value in one.items():
             torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
 
@@ -166,10 +171,10 @@ LONG = [*TRAIN, "--epoch=4", "--lr=0.01", "--use-drop", "--save-every=5", "--acc
 
 def assert_goes_on_to(home, name, reference):
     together(home, 2, *LONG, f"--name={name}", "--resume=auto")
-    state = last(home, name)
+    own = last(home, name)
     for part in ("model", "optimizer", "meters", "rng"):
-        assert same(state[part], reference[part]), part
-    assert state["other_info"]["best_map"] == reference["other_info"]["best_map"]
+        assert same(own[part], reference[part]), part
+    assert own["other_info"]["best_map"] == reference["other_info"]["best_map"]
     assert curves(home, name) == curves(home, "reference")
 
 
@@ -263,14 +268,7 @@ def test_machines_that_see_other_data_are_told(home, tmp_path):
     shutil.copytree(home / "toy", tmp_path / "toy")
     names = tmp_path / "toy/ImageSets/Main/train.txt"
     names.write_text("\n".join(names.read_text().split()[:-1]))
-    port = str(next(port for port in range(29500, 30500) if not port_in_use(port)))
-    runs = []
-    for rank, folder in enumerate((home, tmp_path)):
-        own = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {**own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
-                patch.setenv(name, value)
-            runs.append(the_runs().start(folder, [*TRAIN, "--name=other"]))
+    runs = begin(None, 2, *TRAIN, "--name=other", machines=[home, tmp_path])
     assert [run.wait() for run in runs] == [2, 2]
     assert "the processes don't begin alike: the pictures of process 1 " in runs[0].text().splitlines()[-1]
 
@@ -292,7 +290,7 @@ def test_torchrun_starts_a_killed_worker_again_and_the_run_goes_on(home, referen
     )  # fmt: skip
     try:
         while not has_made(home, "elastic", 5) and run.poll() is None:
-            pass
+            time.sleep(0.05)
         workers = [pid for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
                    if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]  # fmt: skip
         assert len(workers) == 2
@@ -303,7 +301,7 @@ def test_torchrun_starts_a_killed_worker_again_and_the_run_goes_on(home, referen
         run.wait()
     assert run.returncode == 0, said
     assert "going on from runs/elastic/last.pth" in said
-    state = last(home, "elastic")
+    own = last(home, "elastic")
     for part in ("model", "optimizer", "meters"):
-        assert same(state[part], reference[part]), part
+        assert same(own[part], reference[part]), part
     assert curves(home, "elastic") == curves(home, "reference")
