@@ -169,13 +169,16 @@ def _reason(details):
 
 
 def _debugger_address(process, port_file):
-    """Where the first tab listens; the browser writes its port to a file when it is ready."""
+    """Where the first tab listens; the browser writes its port to a file when it is ready.
+
+    The file may be seen before its text is all there: a port counts once the line behind it has come.
+    """
     deadline = time.monotonic() + SECONDS
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the browser ended with exit code {process.returncode}"
         with contextlib.suppress(OSError, ValueError, StopIteration):
-            port = int(port_file.read_text().splitlines()[0])
+            port, _path = port_file.read_text().split()
             with opener.open(f"http://127.0.0.1:{port}/json", timeout=5) as answer:
                 return next(tab["webSocketDebuggerUrl"] for tab in json.load(answer) if tab["type"] == "page")
         time.sleep(0.05)
