@@ -7,7 +7,7 @@ from utils.event_log import read_events
 
 TRAIN = ["train", "--model=tiny", "--min-size=64", "--max-size=96", "--batch-size=2", "--num-workers=0", "--use-adam",
          "--test-num-workers=0", "--device=cpu", "--voc-data-dir=toy", "--visdom=off", "--lr=0.001", "--plot-every=3",
-         "--eval-every=2", "--save-every=2"]  # fmt: skip
+         "--eval-every=2", "--save-every=2", "--rpn-n-train-post-nms=40", "--roi-n-sample=16"]  # fmt: skip
 OF_THE_CLOCK = ("images_per_second", "step_time", "memory")
 
 

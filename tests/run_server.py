@@ -1,4 +1,4 @@
-"""Runs of train.py that begin at once: a process that has loaded torch forks for each of them.
+"""Runs of train.py and of the programs in misc/ that begin at once: a process that has loaded torch forks for each.
 
 As a program it is that process; `Runs` talks to it. To load the packages anew takes several times as long as all else
 that a short command does. A run may be given faults, see `arm`.
@@ -41,20 +41,20 @@ class Runs:
         self._server.stdin.write(json.dumps(question) + "\n")
         return json.loads(self._server.stdout.readline())
 
-    def start(self, home, words, faults=None, stdin="", anew=False):
-        """Begin `train.py *words` in the folder `home`, with this process's environment; a `Run`.
+    def start(self, home, words, faults=None, program="train.py", stdin="", anew=False):
+        """Begin `program *words` in the folder `home`; a `Run`.
 
         Args:
-            faults: arguments of `arm`.
+            program: its path from the repository's root.
             stdin: what it reads there.
-            anew: as a user does it, who loads the packages for each command; such a run has no faults.
+            faults, anew: see `be_the_run`.
         """
-        words, env = [str(word) for word in words], dict(os.environ)
-        return Run(self, stdin, cwd=str(home), words=words, env=env, faults=faults or {}, anew=anew)
+        asked = {"cwd": str(home), "program": program, "words": [str(word) for word in words], "env": dict(os.environ)}
+        return Run(self, stdin, **asked, faults=faults or {}, anew=anew)
 
-    def run(self, home, words, faults=None, stdin="", anew=False, code=0):
+    def run(self, home, words, faults=None, code=0, **others):
         """The same to its end, where its exit code must be `code`."""
-        run = self.start(home, words, faults, stdin, anew)
+        run = self.start(home, words, faults, **others)
         assert run.wait() == code, run.text()
         return run
 
@@ -170,7 +170,14 @@ def say(answer, text=None):
     print(text or json.dumps(answer), flush=True)
 
 
-def be_the_run(cwd, words, env, streams, faults, anew):
+def be_the_run(cwd, program, words, env, streams, faults, anew):
+    """End this process as `program *words` would.
+
+    Args:
+        streams: paths of what it has for standard input, output and errors.
+        faults: arguments of `arm`.
+        anew: as a user does it, who loads the packages for each command; such a run has no faults.
+    """
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -181,15 +188,16 @@ def be_the_run(cwd, words, env, streams, faults, anew):
     sys.stdin = open(0)  # noqa: SIM115  # the former one has read ahead
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    program = str(ROOT / "train.py")
+    program = str(ROOT / program)
     if anew:
         os.execv(sys.executable, [sys.executable, program, *words])
     arm(**faults)
     sys.argv, code = [program, *words], 1
     try:
         runpy.run_path(program, run_name="__main__")
+        code = 0
     except SystemExit as error:
-        code = error.code
+        code = error.code or 0
     except BaseException:
         traceback.print_exc()
     finally:  # all that is done when a program ends but taking torch down, which takes a second

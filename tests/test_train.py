@@ -25,7 +25,8 @@ from utils.label_names import VOC_BBOX_LABEL_NAMES
 from utils.visdom_server import port_in_use
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["--model=tiny", "--min-size=96", "--max-size=192", "--num-workers=0", "--test-num-workers=0", "--batch-size=2"]
+SMALL = ["--model=tiny", "--min-size=96", "--max-size=192", "--num-workers=0", "--test-num-workers=0", "--batch-size=2",
+         "--rpn-n-train-post-nms=60", "--roi-n-sample=32"]  # fmt: skip
 
 
 def free_port():

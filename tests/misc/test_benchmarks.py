@@ -12,6 +12,7 @@ from PIL import Image
 
 from misc.communication import efficiencies, ring_seconds, trained_bytes
 from model import FasterRCNNVGG16
+from tests.run_server import the_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,8 +76,8 @@ def test_bench_eval_prints_both_evaluations_and_the_analyses():
     ],
 )
 def test_a_mistake_is_one_line(words, told):
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
+    program, *words = words
+    done = the_runs().run(ROOT, words, program=program, code=2)
     assert told in done.stderr.splitlines()[-1]
 
 

@@ -1,8 +1,6 @@
 """misc/convert_checkpoint.py: detectors of other systems and ours, after conversion, see the same."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from misc.convert_checkpoint import KINDS, convert
 from model import load_model
 from model.zoo import checkpoint_content
+from tests.run_server import the_runs
 from trainer import FasterRCNNTrainer
 from utils.bbox_tools import yx2xy
 from utils.checkpoint import save_checkpoint
@@ -121,21 +120,18 @@ def same_detections(ours, theirs, img):
 
 
 @pytest.mark.parametrize("kind", TORCHVISION)
-@pytest.mark.parametrize("batch_norm", ["trained", "frozen"])
-def test_torchvisions_detectors_see_the_same(kind, batch_norm, shared_data, tmp_path):
+def test_torchvisions_detectors_see_the_same(kind, shared_data, tmp_path):
+    """The short form of the slow test below. Of its ResNet file alone torchvision takes no epsilon in frozen layers."""
     paths = sorted((shared_data / "demo").glob("**/*.jpg"))[:1]
     paths += sorted((shared_data / "coco_subset/val2017").glob("*.jpg"))[:1]
     imgs = [read_image(path) for path in paths]
-    sizes = {"min_size": 224, "max_size": 380}  # the short form of the slow test below
-    theirs = enliven(torchvisions(kind, **sizes), imgs)
-    if batch_norm == "frozen":
-        if kind != "fasterrcnn_resnet50_fpn":
-            pytest.skip("torchvision takes the epsilon from the frozen layers of its ResNet file alone")
-        theirs = frozen(theirs)
-    ours = converted(kind, theirs.state_dict(), tmp_path)
-    ours.min_size, ours.max_size = 224, 380
-    for img in imgs:
-        same_detections(ours, theirs, img)
+    theirs = enliven(torchvisions(kind, min_size=160, max_size=280), imgs)
+    for change in [None, frozen] if kind == "fasterrcnn_resnet50_fpn" else [None]:
+        theirs = change(theirs) if change else theirs
+        ours = converted(kind, theirs.state_dict(), tmp_path)
+        ours.min_size, ours.max_size = 160, 280
+        for img in imgs:
+            same_detections(ours, theirs, img)
 
 
 @pytest.mark.slow
@@ -210,8 +206,8 @@ def test_what_a_converted_checkpoint_says(tmp_path):
 # The command
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+def run(program, *words, code=0, anew=False):
+    return the_runs().run(ROOT, words, program=program, code=code, anew=anew)
 
 
 def test_as_a_user_would(tmp_path):
@@ -223,15 +219,12 @@ def test_as_a_user_would(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     out = tmp_path / "ours.pth"
     words = ["misc/convert_checkpoint.py", "fasterrcnn_mobilenet_v3_large_320_fpn", str(tmp_path / "theirs.pth")]
-    done = run(*words, f"--out={out}", "--label-names=ant,bee,cat")
-    assert done.returncode == 0, done.stderr
+    done = run(*words, f"--out={out}", "--label-names=ant,bee,cat", anew=True)
     assert f"predict --load-path={out}" in done.stdout
-    again = run(*words, f"--out={out}")
-    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert run(*words, f"--out={out}", code=2).stderr.count("\n") == 1
 
     done = run("train.py", "predict", f"--load-path={out}", f"--image={tmp_path / 'picture.png'}",
                f"--out={tmp_path / 'seen'}", "--score-thresh=0.05", "--amp=off")  # fmt: skip
-    assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "seen/detections.json").read_text())["images"][0]["detections"]
     with torch.no_grad():
         expected = theirs([torch.from_numpy(img) / 255])[0]
@@ -270,8 +263,9 @@ def test_files_that_hold_something_else(kind, content, message, tmp_path):
 
 def test_an_epsilon_that_is_none(tmp_path):
     for value in ("-1", "nan", "1"):
-        done = run("misc/convert_checkpoint.py", "fasterrcnn_resnet50_fpn", "x", "--out=y", f"--frozen-eps={value}")
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        words = ["fasterrcnn_resnet50_fpn", "x", "--out=y", f"--frozen-eps={value}"]
+        done = run("misc/convert_checkpoint.py", *words, code=2)
+        assert done.stderr.count("\n") == 1
         assert done.stderr.startswith(f"error: --frozen-eps={float(value)}: must be from 0")
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from misc import fuzz
 from misc.fuzz import Target, cases, problem_with, run
 from misc.fuzz_targets import TARGETS
+from tests.run_server import the_runs
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,8 +106,7 @@ def test_the_program_keeps_what_it_finds_and_says_so(tmp_path, monkeypatch, caps
 
 
 def test_the_program_by_itself():
-    command = [sys.executable, ROOT / "misc/fuzz.py", "--target=options", "--seconds=1", "--seed=3"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = the_runs().run(ROOT, ["--target=options", "--seconds=1", "--seed=3"], program="misc/fuzz.py")
+    assert done.stderr == ""
     assert done.stdout.startswith("options: ")
     assert done.stdout.endswith(" cases, 0 kinds of findings\n")

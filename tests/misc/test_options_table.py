@@ -1,10 +1,9 @@
 """misc/options_table.py: the page in docs/ has the options of today."""
 
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
+from tests.run_server import the_runs
 from utils.config import Config
 from utils.option_values import flag
 
@@ -12,8 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_is_what_is_printed_today():
-    done = subprocess.run([sys.executable, "misc/options_table.py"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = the_runs().run(ROOT, [], program="misc/options_table.py")
     page = (ROOT / "docs/options.md").read_text("utf-8")
     assert done.stdout == page, "an option has changed: python misc/options_table.py > docs/options.md"
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `--")]

@@ -1,13 +1,12 @@
 """misc/visual_genome_to_coco.py as a user runs it, on a folder laid out as Visual Genome's."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from data.coco_dataset import COCOBboxDataset
+from tests.run_server import the_runs
 from tests.voc_folder import PICTURE  # 100×80
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,10 +34,7 @@ def folder(tmp_path):
 
 
 def run(*words, code=0):
-    words = [sys.executable, "misc/visual_genome_to_coco.py", *words]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return done
+    return the_runs().run(ROOT, words, program="misc/visual_genome_to_coco.py", code=code)
 
 
 def test_the_commonest_names(folder):

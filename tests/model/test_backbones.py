@@ -95,7 +95,7 @@ BOXES = [torch.tensor([[8.0, 10, 90, 100], [30, 30, 120, 150]])] * 2, [torch.ten
 
 def few_steps(model, n=6, lr=1e-4):
     """Losses of the same two images in each of n steps."""
-    trainer = FasterRCNNTrainer(model.train(), config=Config(lr=lr, use_adam=True))
+    trainer = FasterRCNNTrainer(model.train(), config=Config(lr=lr, use_adam=True, roi_n_sample=32))
     imgs = normalize(PICTURES, model.input_mode)
     return trainer, [trainer.train_step(imgs, *BOXES, 1.0, indices=[0, 1]).total_loss.item() for _ in range(n)]
 
