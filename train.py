@@ -65,6 +65,7 @@ from utils.resume_tool import (
     check_data,
     fingerprint,
     folder_of_run,
+    n_recorded,
     position_of,
     read_options,
     take_up,
@@ -100,8 +101,8 @@ def learn(state, interrupts, world):
     proposals.
     """
     alternating = opt.schedule == "alternating"
-    at = position_of(state) if state else Position()
     parts = PARTS[opt.schedule]
+    at = position_of(state, len(parts)) if state else Position()
     if state and (had := what_it_has_had(at, opt, len(parts))):
         if opt.resume != "auto":
             raise UserError(f"--resume={opt.resume}: {had}")
@@ -123,7 +124,7 @@ def learn(state, interrupts, world):
     if world.is_main:
         tell_anchors(model, train_db, val_db)
     shown = opt.env, opt.visdom, server_from(opt), model.label_names, run_dir, about(opt)
-    goes_on = (at.total_step, (state.show or {}).get("events")) if state else ()
+    goes_on = (at.total_step, n_recorded(state)) if state else ()
     with (
         RunFolder(run_dir, state is not None, environment(device), opt.save_every, opt.keep, world.is_main) as run,
         dashboard(*shown, *goes_on) if world.is_main else nullcontext() as vis,

@@ -4,7 +4,6 @@ Letters: N images, R boxes, S samples, L foreground classes, K·A anchors.
 """
 
 import time
-import warnings
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -22,8 +21,10 @@ from utils.config import opt
 from utils.dist_tool import ALONE, replica
 from utils.errors import UserError
 from utils.finite_tool import FiniteCheck, RunningStatistics
+from utils.optimizer_tool import take_up
 from utils.precision_tool import autocast
 from utils.random_tool import random_state, set_random_state
+from utils.terminal_tool import warn
 from utils.training_meters import TrainingMeters
 from utils.vis_tool import Visualizer
 
@@ -355,21 +356,17 @@ class FasterRCNNTrainer(nn.Module):
             ) from None
 
     def load_optimizer(self, state, path):
-        """Go on with a checkpoint's optimizer state; one of another kind is left, with a warning that names `path`."""
-        groups = state.get("param_groups", []) if isinstance(state, dict) else []
-        own = self.optimizer.state_dict()["param_groups"]
-        same = [(g.keys(), len(g["params"])) for g in groups] == [(g.keys(), len(g["params"])) for g in own]
-        if same:
-            decays = [group["weight_decay"] for group in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(state)
-            for parameter, values in self.optimizer.state.items():
-                for key, value in values.items():  # fused updates walk through memory: the file's layout may be another
-                    if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                        values[key] = torch.empty_like(parameter).copy_(value)
-            for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
-                group["weight_decay"] = decay  # this run's option, not the file's
-        else:  # of another kind (AdamW for SGD), or an older file's with a group for each parameter
-            warnings.warn(f"{path}: its optimizer is of another kind; the optimizer starts afresh", stacklevel=3)
+        """Go on with a checkpoint's optimizer state; one of another kind is left, with a warning that names `path`.
+
+        Raises:
+            UserError: it is of this kind, but damaged.
+        """
+        try:
+            taken = take_up(self.optimizer, state)
+        except ValueError as error:
+            raise UserError(f"{path}: its optimizer's state can't be used ({error}); choose another file") from None
+        if not taken:  # of another kind (AdamW for SGD), or an older file's with a group for each parameter
+            warn(f"{path}: its optimizer is of another kind; the optimizer starts afresh")
 
 
 def detection_losses(loc, score, gt_loc, gt_label, sigma, positive_weight=None):

@@ -31,6 +31,7 @@ from utils.errors import UserError
 from utils.image_tool import INPUT_MODES
 from utils.json_tool import is_number
 from utils.label_names import VOC_BBOX_LABEL_NAMES
+from utils.option_values import MOST_BOXES
 
 MODELS = {
     "vgg16": FasterRCNNVGG16,
@@ -78,6 +79,7 @@ STORED = (*ARCHITECTURE, *PROPOSALS)
 NETWORK_OPTIONS = tuple(name for name in STORED if name != "rpn_only")  # which --schedule decides
 KINDS = {"anchor_scales": list, "anchor_ratios": list, "roi": str, "use_drop": bool, "class_agnostic": bool,
          "input_mode": str, "convention": str, "rpn_only": bool}  # else numbers  # fmt: skip
+COUNTS = {"max_dets", "roi_n_sample", *(name for name in PROPOSALS if name.endswith("_nms"))}
 MAX_ANCHORS = 100  # scales, or ratios
 CLASS_LAYERS = ("head.score.", "head.cls_loc.")  # what depends on the classes
 
@@ -173,9 +175,8 @@ def model_from_checkpoint(checkpoint, label_names=None, finetune=False, **option
         finetune: the classes are others: all weights are taken but those of the head's last two layers.
         options: as in `load_model`.
     """
-    options = {"model": _model_name(checkpoint, options.get("model")), **_stored_options(checkpoint)} | {
-        key: value for key, value in options.items() if value is not None
-    }
+    given = {key: value for key, value in options.items() if value is not None}
+    options = {"model": _model_name(checkpoint, given.get("model")), **_stored_options(checkpoint, given)} | given
     n_fg_class = len(label_names) if finetune else _n_fg_class(checkpoint)
     if not finetune:
         label_names = names_in_order(checkpoint, label_names)
@@ -211,14 +212,16 @@ def _model_name(checkpoint, given=None):
     return name
 
 
-def _stored_options(checkpoint):
-    """What the file says of the network and its input; simple-faster-rcnn's files say less, and in other words."""
+def _stored_options(checkpoint, given):
+    """What the file says of the network and its input, apart from what is `given`; simple-faster-rcnn's files say
+    less, and in other words."""
     config = checkpoint.config
-    options = {key: config[key] for key in STORED if config.get(key) is not None}
+    options = {key: config[key] for key in STORED if config.get(key) is not None and key not in given}
     for key, value in options.items():
         numbers = value if isinstance(value, list) else [value]
         # of thousands of scales and as many ratios there would be millions of anchors
         fits = len(numbers) <= MAX_ANCHORS and not any(isinstance(n, int) and not is_number(int(n)) for n in numbers)
+        fits = fits and (key not in COUNTS or (type(value) is int and 1 <= value <= MOST_BOXES))
         if not (isinstance(value, KINDS.get(key, int | float)) and fits):
             shown = f"{value!r:.60}"
             raise UserError(f"{checkpoint.path}: its {key} is {shown}, which can't be; set --{key.replace('_', '-')}")

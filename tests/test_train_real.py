@@ -19,8 +19,8 @@ def test_the_loss_falls_on_photographs(photographs, shared_data, tmp_path):
     weights = shared_data / "weights/mobilenet_v2_imagenet.pth"
     run(tmp_path, "train", f"--voc-data-dir={photographs}", "--model=mobilenet_v2", f"--pretrained-path={weights}",
         "--min-size=160", "--max-size=240", "--batch-size=2", "--lr=0.005", "--warmup=20", "--max-iter=120",
-        "--rpn-n-train-post-nms=300", "--roi-n-sample=32", "--plot-every=20", "--num-workers=0", "--test-num-workers=0", "--test-num=2", f"--port={free_port()}",
-        "--name=real")  # fmt: skip
+        "--rpn-n-train-post-nms=300", "--roi-n-sample=32", "--plot-every=20", "--num-workers=0",
+        "--test-num-workers=0", "--test-num=2", f"--port={free_port()}", "--name=real")  # fmt: skip
     lines = torch.load(tmp_path / "runs/real/last.pth", weights_only=True)["vis_info"]["lines"]
     for name in ("rpn_cls_loss", "roi_cls_loss", "total_loss"):
         losses = np.array([*lines[name]["y"]])

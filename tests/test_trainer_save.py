@@ -127,11 +127,11 @@ def test_without_its_optimizer(trained, tmp_path, saved, loaded):
     assert max(group["lr"] for group in fresh.optimizer.param_groups) == pytest.approx(1.0)
 
 
-def test_optimizer_of_another_kind(trained, tmp_path):
+def test_optimizer_of_another_kind(trained, tmp_path, capsys):
     path = trained.save(save_optimizer=True, save_path=tmp_path / "x.pth")
     fresh = make_trainer(seed=9, use_adam=True)
-    with pytest.warns(UserWarning, match=r"x\.pth: its optimizer is of another kind"):
-        fresh.load(path)
+    fresh.load(path)
+    assert "x.pth: its optimizer is of another kind" in capsys.readouterr().err
     assert equal(weights(fresh), weights(trained))
     assert not fresh.optimizer.state
     step(fresh)

@@ -173,7 +173,8 @@ def as_checkpoint(path, content):
     state = {_bare_name(name): value for name, value in state.items()}
     if "model" not in content:
         return Checkpoint(str(path), state)
-    parts = {name: content.get(name) or {} for name in ("config", "other_info", "vis_info")}
+    parts = {name: content.get(name) for name in ("config", "other_info", "vis_info")}
+    parts = {name: {} if part is None else part for name, part in parts.items()}
     for name, part in parts.items():
         if not isinstance(part, dict):
             raise UserError(f"{path}: its {name!r} is a {type(part).__name__}, not a dict; choose another file")
@@ -223,6 +224,9 @@ def fit_state_dict(model, state, path, required=None):
                 else "for another model"
             )
             raise UserError(f"{path}: {name} is {shapes}: {hint}")
+    broken = next((name for name, value in state.items() if not value.isfinite().all()), None)
+    if broken:
+        raise UserError(f"{path}: {broken} has numbers that are not finite; choose another file")
     model.load_state_dict(state, strict=False)
 
 

@@ -3,6 +3,8 @@
 import argparse
 import ctypes
 import difflib
+import errno
+import logging
 import os
 import select
 import sys
@@ -131,6 +133,7 @@ def _nobody_reads(stream):
 
 
 def _run(commands, argv, fire):
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # our own line says what is wrong with a picture
     for stream in (sys.stdout, sys.stderr):  # names in a file may be what no terminal can show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -155,6 +158,11 @@ def _run(commands, argv, fire):
         fire.Fire(commands, command=argv, name="train.py")
     except UserError as error:
         say(f"error: {error_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        say(f"error: {error.filename!s:.60}...: the name is too long; give a shorter one", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, BdbQuit):  # BdbQuit: `q` in the debugger
         say("interrupted", file=sys.stderr)

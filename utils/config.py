@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from utils.errors import UserError
 from utils.option_set import OptionSet, option
-from utils.option_values import FALSE, TRUE, bind_address, flag, save_interval, server_url
+from utils.option_values import FALSE, MOST_BOXES, TRUE, bind_address, flag, save_interval, server_url
 
 
 @dataclass
@@ -74,16 +74,24 @@ class Config(OptionSet):
         None, "model", "shortest side of a proposal in pixels of the picture; default: the model's", low=0
     )
     rpn_n_train_pre_nms: int | None = option(
-        None, "model", "proposals before their suppression, of each level, in training; default: the model's", low=1
+        None,
+        "model",
+        "proposals before their suppression, of each level, in training; default: the model's",
+        low=1,
+        high=MOST_BOXES,
     )
     rpn_n_train_post_nms: int | None = option(
-        None, "model", "proposals after it at most, in training; default: the model's", low=1
+        None, "model", "proposals after it at most, in training; default: the model's", low=1, high=MOST_BOXES
     )
     rpn_n_test_pre_nms: int | None = option(
-        None, "model", "proposals before their suppression, of each level, in testing; default: the model's", low=1
+        None,
+        "model",
+        "proposals before their suppression, of each level, in testing; default: the model's",
+        low=1,
+        high=MOST_BOXES,
     )
     rpn_n_test_post_nms: int | None = option(
-        None, "model", "proposals after it at most, in testing; default: the model's", low=1
+        None, "model", "proposals after it at most, in testing; default: the model's", low=1, high=MOST_BOXES
     )
     rpn_nms_thresh: float | None = option(
         None, "model", "IoU above which the weaker of two proposals is dropped; default: 0.7", low=0, high=1
@@ -103,8 +111,8 @@ class Config(OptionSet):
     proposals: tuple[str, ...] | None = option(
         None, "schedule", "files of train.py propose, a,b: for --schedule=fast_rcnn, and for eval in place of the RPN's"
     )
-    epoch: int = option(14, "schedule", "passes over the training images", low=1)
-    max_iter: int | None = option(None, "schedule", "stop after so many steps in all", low=1)
+    epoch: int = option(14, "schedule", "passes over the training images", low=1, high=10**6)
+    max_iter: int | None = option(None, "schedule", "stop after so many steps in all", low=1, high=10**12)
     batch_size: int = option(
         1, "schedule", "images a step, of all processes together where torchrun starts several", low=1, high=4096
     )
@@ -127,7 +135,7 @@ class Config(OptionSet):
     # training
     rpn_sigma: float = option(3.0, "training", "σ of the RPN's smooth L1 loss", low=1e-3, high=1e3)
     roi_sigma: float = option(1.0, "training", "σ of the head's smooth L1 loss", low=1e-3, high=1e3)
-    rpn_n_sample: int = option(256, "training", "anchors an image in the loss", low=1)
+    rpn_n_sample: int = option(256, "training", "anchors an image in the loss", low=1, high=MOST_BOXES)
     rpn_pos_ratio: float = option(0.5, "training", "share of positives among these anchors at most", low=0, high=1)
     rpn_pos_iou: float = option(0.7, "training", "IoU with a box from which an anchor is positive", low=0, high=1)
     rpn_neg_iou: float = option(0.3, "training", "IoU with all boxes below which an anchor is negative", low=0, high=1)
@@ -136,7 +144,9 @@ class Config(OptionSet):
         None, "training", "weight of all positives' boxes in the RPN's loss; default: 1 / samples for each",
         low=1e-6, high=1,
     )  # fmt: skip
-    roi_n_sample: int | None = option(None, "training", "RoIs an image in the loss; default: the model's", low=1)
+    roi_n_sample: int | None = option(
+        None, "training", "RoIs an image in the loss; default: the model's", low=1, high=MOST_BOXES
+    )
     roi_pos_ratio: float = option(0.25, "training", "share of positives among these RoIs at most", low=0, high=1)
     roi_pos_iou: float = option(0.5, "training", "IoU with a box from which a RoI is positive", low=0, high=1)
     roi_neg_iou_hi: float = option(0.5, "training", "IoU below which a RoI is background", low=0, high=1)
@@ -227,7 +237,11 @@ class Config(OptionSet):
         high=1,
     )
     max_dets: int | None = option(
-        None, "evaluation", "boxes an image at most, the best; default: all, or the checkpoint's", low=1
+        None,
+        "evaluation",
+        "boxes an image at most, the best; default: all, or the checkpoint's",
+        low=1,
+        high=MOST_BOXES,
     )
     detections: str | None = option(
         None, "evaluation", "file to score in place of a checkpoint: COCO's results.json, or VOC's comp4_det_test_*.txt"

@@ -1,7 +1,10 @@
 """Whether what stands in the log of a run is what its kind says: the file may be of a later version, or no log."""
 
+import re
+
 from utils.json_tool import is_finite
 
+_HALF = re.compile("[\ud800-\udfff]")
 MOST = 2**53  # of a step, and of seconds a millionth: what a float and a calendar can hold
 
 
@@ -14,6 +17,8 @@ def problem_of(event) -> str | None:
         return "has no time"
     if not isinstance(step, int) or not 0 <= step < MOST:
         return "has no step"
+    if not isinstance(event.get("n", 0), int) or not 0 <= event.get("n", 0) < MOST:
+        return "has no number"
     if kind == "point":
         fits = (
             _numbers([event.get("x"), event.get("y", "")])
@@ -52,7 +57,8 @@ def _numbers(values):
 
 
 def _text(value):
-    return isinstance(value, str)
+    """What UTF-8 can write: JSON may have halves of characters."""
+    return isinstance(value, str) and not _HALF.search(value)
 
 
 def _texts(values):

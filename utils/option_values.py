@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from utils.errors import UserError
 
+MOST_BOXES = 1_000_000  # proposals, samples or detections of a picture: memory for more is asked for in vain
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 

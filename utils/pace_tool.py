@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+MOST_SECONDS = 3e9  # a century: what a calendar can show
 MEMORY_OF_PACE = 0.8  # of the moving average by which the end is foretold: a look counts a fifth
 
 # What `state_dict` has of a Pace, and as what.
@@ -85,8 +86,10 @@ class Pace:
         return {"seconds": seconds, **own}
 
     def load_state_dict(self, state: dict):
-        """Take up what `state_dict` gave. Raises KeyError, TypeError or ValueError for something else."""
+        """Take up what `state_dict` gave. Raises KeyError, TypeError, ValueError or OverflowError for others."""
         self._begin_anew()
+        if any(value is not None and not abs(float(value)) < MOST_SECONDS for value in state.values()):
+            raise ValueError(f"of seconds and steps, one is beyond {MOST_SECONDS:g}")
         self._begin -= float(state["seconds"])
         for name, kind in KEPT.items():
             setattr(self, f"_{name}", None if state[name] is None else kind(state[name]))
@@ -96,7 +99,7 @@ class Pace:
         if self._seconds_a_step is None:
             return None
         evaluations = max(self.n_evaluations, 0) * (self._seconds_an_evaluation or 0.0)
-        return (self.n_steps - step) * self._seconds_a_step + evaluations
+        return min((self.n_steps - step) * self._seconds_a_step + evaluations, MOST_SECONDS)
 
 
 def memory_gb(device: torch.device) -> dict[str, float]:

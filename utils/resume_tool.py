@@ -12,6 +12,8 @@ from utils.command_options import options_of, refuse_unread, refuse_without_need
 from utils.dashboard_tool import from_environment
 from utils.dist_tool import refuse_several
 from utils.errors import UserError
+from utils.event_check import MOST
+from utils.json_tool import is_finite
 from utils.run_folder import LAST, PREVIOUS, free_run_dir, read_facts
 from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, set_verbosity, warn
 
@@ -139,12 +141,27 @@ def take_options(opt, state, names, model=None) -> None:
     opt.env = str(stored.get("env", opt.env))  # its curves go on where they are
 
 
-def position_of(state) -> Position:
-    """Where the run was saved. Raises UserError where the file does not say."""
+def position_of(state, n_parts: int = 1) -> Position:
+    """Where the run was saved, of a schedule with so many parts. Raises UserError where the file does not say."""
     own = {name: state.other_info.get(name) for name in Position().info()}
-    if not all(type(value) is int and value >= 0 for value in own.values()):
-        raise UserError(f"{state.path}: does not say how far its run was; --load-path starts another run with it")
-    return Position(**own)
+    best, n_nonfinite = state.other_info.get("best_map"), state.other_info.get("n_nonfinite", 0)
+    if all(map(_is_count, [*own.values(), n_nonfinite])) and (best is None or (is_finite(best) and 0 <= best <= 1)):
+        at = Position(**own)
+        if 1 <= at.part <= n_parts and (at.total_step >= at.step if at.part > 1 else at.total_step == at.step):
+            return at
+    raise UserError(f"{state.path}: does not say how far its run was; --load-path starts another run with it")
+
+
+def n_recorded(state) -> int | None:
+    """How many events the run's log had; None where an older file does not say. Raises UserError for another thing."""
+    n = state.show.get("events") if isinstance(state.show, dict) else None
+    if n is not None and not _is_count(n):
+        raise UserError(f"{state.path}: lacks what its dashboard needs; --load-path starts another run")
+    return n
+
+
+def _is_count(value):
+    return type(value) is int and 0 <= value < MOST
 
 
 def what_it_has_had(at: Position, opt, n_parts: int) -> str | None:

@@ -30,13 +30,14 @@ except ImportError:  # Windows, where nothing is locked
     fcntl = None
 
 LAST, PREVIOUS, BEST, FACTS = "last.pth", "previous.pth", "best.pth", "run.json"
+FILES_IN_PLACE, FOLDERS_IN_PLACE = (".lock", "events.jsonl"), ("pictures", "detections", "nonfinite")
 
 
 def free_run_dir(name, overwrite=False, root="runs"):
     """runs/NAME. Raises UserError if it has checkpoints and `overwrite` is not set."""
     path = Path(root, name)
-    if ".." in path.parts or Path(name).is_absolute():
-        raise UserError(f"--name={name}: is a folder under {root}/; leave out '..' and a leading /")
+    if ".." in path.parts or Path(name).is_absolute() or path == Path(root):
+        raise UserError(f"--name={name}: is a folder under {root}/; give it a name, without '..' and a leading /")
     if any(path.glob("*.pth")) and not overwrite:
         raise UserError(
             f"--name={name}: {path} has checkpoints; go on with --resume={path}, choose another name, or allow it with "
@@ -74,6 +75,7 @@ class RunFolder:
             return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            _refuse_others(self.path)
             self._lock = _locked(self.path / ".lock")
             self._place = place_of(self.path)
             remove_partials(self.path)
@@ -132,7 +134,7 @@ class RunFolder:
                     os.link(self.path / LAST, partial)  # no second gigabyte
                 except OSError:
                     partial.write_bytes((self.path / LAST).read_bytes())
-            for old in sorted(self.path.glob("epoch-????.pth"))[: -self.keep]:
+            for old in sorted(self.path.glob("epoch-*.pth"), key=lambda path: (len(path.name), path))[: -self.keep]:
                 old.unlink()
         except OSError as error:
             warn(f"{self.path}: the checkpoint of epoch {epoch} can't be kept ({error.strerror}); the run goes on")
@@ -170,6 +172,16 @@ class RunFolder:
         beside = {"run": self.run, "environment": self._environment, **({} if show is None else {"show": show})}
         how = {} if path.name == BEST else {"save_optimizer": True, "predecessor": predecessor}
         trainer.save(save_path=path, beside=beside, **how, **info)
+
+
+def _refuse_others(folder):
+    """Raise UserError where a run in `folder`, which may be a stranger's, would write elsewhere, or could not write."""
+    for name in (*FILES_IN_PLACE, *FOLDERS_IN_PLACE, LAST, PREVIOUS, BEST):
+        path = folder / name
+        if path.is_symlink() and not name.endswith(".pth"):  # those are moved into place, not written there
+            raise UserError(f"{path}: is a link, and a run writes there; remove it, or choose another --name")
+        if path.exists() and not (path.is_dir() if name in FOLDERS_IN_PLACE else path.is_file()):
+            raise UserError(f"{path}: is not what a run has there; remove it, or choose another --name")
 
 
 def set_aside(paths):

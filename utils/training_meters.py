@@ -138,11 +138,15 @@ class TrainingMeters:
         self.forget()
         for name, meter in self._averages.items():
             for key in vars(meter):
-                setattr(meter, key, (int if key == "n" else float)(state["averages"][name][key]))
+                value = float(state["averages"][name][key])
+                setattr(meter, key, int(value) if key == "n" else value)
         for name, meter in (("rpn", self._rpn_cm), ("roi", self._roi_cm)):
             conf = np.asarray(state[name], dtype=meter.conf.dtype)
             if conf.shape != meter.conf.shape:
                 raise ValueError(f"{name}: counts of shape {conf.shape}, not {meter.conf.shape}")
             meter.conf[:] = conf
         if state["n_found"] is not None:
-            self._n_found = torch.tensor(state["n_found"], device=device)
+            n_found = torch.tensor(state["n_found"], dtype=torch.int64, device=device)
+            if n_found.shape != (self._lengths[2],):
+                raise ValueError(f"n_found: {len(n_found)} counts, not {self._lengths[2]}")
+            self._n_found = n_found

@@ -148,9 +148,26 @@ def test_code_of_the_wrong_files_would_run(tmp_path):
 @pytest.mark.parametrize("part", ["config", "other_info"])
 def test_part_of_another_kind_is_one_line(tiny, tmp_path, part):
     path = tmp_path / "wrong.pth"
-    torch.save({"model": tiny.state_dict(), "config": {"model": "tiny"}, part: ["not", "a", "dict"]}, path)
-    with pytest.raises(UserError, match=r"^\S*wrong\.pth: [^\n]+$"):
-        load_model(path)
+    for wrong in (["not", "a", "dict"], torch.ones(3), 5):
+        torch.save({"model": tiny.state_dict(), "config": {"model": "tiny"}, part: wrong}, path)
+        with pytest.raises(UserError, match=r"^\S*wrong\.pth: [^\n]+$"):
+            load_model(path)
+
+
+@pytest.mark.parametrize("name", ["max_dets", "roi_n_sample", "rpn_n_test_pre_nms", "rpn_n_train_post_nms"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, 1e-300, float("nan"), float("inf"), 10**7, True])
+def test_a_number_of_boxes_that_can_not_be_is_refused_and_may_be_given(tiny, name, value):
+    checkpoint = Checkpoint("x.pth", tiny.state_dict(), {"model": "tiny", name: value})
+    with pytest.raises(UserError, match=rf"^x\.pth: its {name} is .*, which can't be; set --{name.replace('_', '-')}$"):
+        model_from_checkpoint(checkpoint)
+    assert model_from_checkpoint(checkpoint, **{name: 7})
+
+
+def test_weights_that_are_not_finite(tiny):
+    state = {name: value.clone() for name, value in tiny.state_dict().items()}
+    state["rpn.score.bias"][0] = float("nan")
+    with pytest.raises(UserError, match=r"^x\.pth: rpn\.score\.bias has numbers that are not finite"):
+        model_from_checkpoint(Checkpoint("x.pth", state, {"model": "tiny"}))
 
 
 @pytest.mark.parametrize("name", ["anchor_scales", "anchor_ratios"])

@@ -58,6 +58,16 @@ def test_mistake_of_the_user_is_2_and_one_line(commands, capsys):
     assert err == "error: --stone=3: is too large; take a smaller one\n"
 
 
+def test_a_name_that_no_file_system_has_is_2_and_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for words in (["train", f"--resume={'x' * 5000}"], ["train", f"--name={'x' * 300}", "--resume=auto"]):
+        assert run_command(train.COMMANDS, words, fire) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "the name is too long; give a shorter one" in err
+
+
 def test_mistake_of_ours_keeps_its_traceback(commands):
     with pytest.raises(ZeroDivisionError, match="ours"):
         run_command(commands, ["crash"], fire)

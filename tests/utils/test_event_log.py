@@ -270,7 +270,9 @@ def test_which_run_is_meant(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "told"),
     [(b"{}\n", "line 1 is no event"), (b"[1]\n", "line 1 is no event"), (b"no\n", "line 1 is no event"),
-     (b"\xff\n", "line 1 is no event"), (b'{"time": 1, "step": "x", "win": "a", "kind": "b"}\n', "line 1 has no step")],
+     (b"\xff\n", "line 1 is no event"), (b'{"time": 1, "step": "x", "win": "a", "kind": "b"}\n', "line 1 has no step"),
+     (b'{"n": "x", "time": 1, "step": 0, "win": "a", "kind": "b"}\n', "line 1 has no number"),
+     (b'{"time": 1, "step": 0, "win": "a", "kind": "log", "text": "\\ud800"}\n', "line 1 is no log")],
 )  # fmt: skip
 def test_what_is_no_log(tmp_path, content, told):
     (tmp_path / "events.jsonl").write_bytes(content)

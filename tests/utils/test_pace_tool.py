@@ -1,6 +1,7 @@
 """utils/pace_tool.py, with a clock that the test turns."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,23 @@ def test_it_goes_on_where_it_was(clock):
     again.load_state_dict(state)
     assert again.take() == pytest.approx(expected)
     assert again.seconds_left(4) == pace.seconds_left(4)
+
+
+@pytest.mark.parametrize(
+    "name", ["seconds", "waited", "seconds_a_step", "seconds_an_evaluation", "n_steps", "n_images"]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e308, 1e30, 10**400, "x", []])
+def test_a_state_that_can_not_be(name, value):
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        Pace(n_steps=10).load_state_dict(Pace(n_steps=10).state_dict() | {name: value})
+
+
+def test_an_end_beyond_all_calendars(clock):
+    pace = Pace(n_steps=10**12)
+    for batch in pace.waiting(loader(clock, 3, seconds=1000.0)):
+        pace.count(len(batch.sizes))
+    pace.take()
+    assert time.localtime(time.time() + pace.seconds_left(3)).tm_year > 2100
 
 
 def test_the_end_is_foretold_by_what_was_seen_lately_and_with_evaluations(clock):

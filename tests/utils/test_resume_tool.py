@@ -10,6 +10,7 @@ from utils.resume_tool import (
     check_data,
     file_to_resume,
     fingerprint,
+    n_recorded,
     position_of,
     read_last,
     take_up,
@@ -72,7 +73,12 @@ def test_how_far_it_is():
     assert position_of(Checkpoint("x", {}, other_info=at.info() | {"best_map": 0.5})) == at
 
 
-@pytest.mark.parametrize("wrong", [{"step": None}, {"step": 1.5}, {"batch": -1}, {"epoch": True}, {"part": "1"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"step": None}, {"step": 1.5}, {"batch": -1}, {"epoch": True}, {"part": "1"}, {"part": 0}, {"part": 2},
+     {"step": 2**60, "total_step": 2**60}, {"total_step": 1}, {"best_map": "x"}, {"best_map": float("nan")},
+     {"best_map": 1.5}, {"best_map": 10**400}, {"n_nonfinite": "x"}, {"n_nonfinite": float("nan")}],
+)  # fmt: skip
 def test_a_file_that_does_not_say_how_far_it_is(wrong):
     with pytest.raises(UserError, match="does not say how far its run was"):
         position_of(Checkpoint("x", {}, other_info=Position().info() | wrong))
@@ -103,6 +109,21 @@ def test_its_next_batch_must_be_the_one_that_it_would_have_had():
         with pytest.raises(UserError, match="other pictures than these, or in another order"):
             check_data(at, state, others, batch_size=4)
     check_data(at, Checkpoint("x", {}), IDS[::-1], batch_size=4)  # an older file does not say
+
+
+def test_the_parts_of_a_schedule():
+    info = Position(part=2, step=3, total_step=7).info()
+    assert position_of(Checkpoint("x", {}, other_info=info), n_parts=4).part == 2
+    with pytest.raises(UserError, match="does not say how far its run was"):
+        position_of(Checkpoint("x", {}, other_info=info | {"total_step": 2}), n_parts=4)
+
+
+def test_how_many_events_it_had():
+    assert n_recorded(Checkpoint("x", {}, show={"events": 7})) == 7
+    assert n_recorded(Checkpoint("x", {}, show={})) is n_recorded(Checkpoint("x", {})) is None
+    for wrong in ("x", [1], -1, 1.5, True):
+        with pytest.raises(UserError, match="x: lacks what its dashboard needs"):
+            n_recorded(Checkpoint("x", {}, show={"events": wrong}))
 
 
 def test_a_dashboard_that_is_not_there():

@@ -33,9 +33,9 @@ class Trainer:
         self.beside = beside
 
 
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x"])
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", ".", "./"])
 def test_a_name_stays_below_the_runs(tmp_path, name):
-    with pytest.raises(UserError, match=r"leave out '\.\.' and a leading /"):
+    with pytest.raises(UserError, match=r"give it a name, without '\.\.' and a leading /"):
         free_run_dir(name, root=tmp_path)
 
 
@@ -90,6 +90,35 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     other.stdout.close()
     with RunFolder(tmp_path, goes_on=True):
         pass
+
+
+@pytest.mark.parametrize("name", [".lock", "events.jsonl", "pictures", "detections", "nonfinite"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_leads_no_writer_elsewhere(tmp_path, name, is_there):
+    """A folder that a stranger made may be gone on with."""
+    target, folder = tmp_path / "mine", tmp_path / "run"
+    folder.mkdir()
+    (folder / name).symlink_to(target)
+    if is_there:
+        target.write_text("precious")
+    with pytest.raises(UserError, match=f"run/{name}: is a link, and a run writes there; remove it"), RunFolder(folder):
+        pass
+    assert target.read_text() == "precious" if is_there else not target.exists()
+
+
+@pytest.mark.parametrize("name", ["last.pth", "previous.pth", "best.pth", ".lock", "events.jsonl"])
+def test_what_could_not_be_written_is_told_at_the_start(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: is not what a run has there"), RunFolder(tmp_path, goes_on=True):
+        pass
+
+
+def test_a_checkpoint_that_is_a_link_is_replaced_not_followed(tmp_path):
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / "last.pth").symlink_to(tmp_path / "elsewhere")
+    with RunFolder(tmp_path, goes_on=True):
+        pass
+    assert (tmp_path / "elsewhere").read_text() == "precious"
 
 
 def test_a_place_that_can_not_be_a_folder(tmp_path):
@@ -167,12 +196,12 @@ def test_the_last_epochs_are_kept(tmp_path, monkeypatch, links):
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
     trainer = Trainer()
     with RunFolder(tmp_path, keep=2) as run:
-        for epoch in range(1, 6):
-            trainer.full = epoch == 5  # could not be saved: what is there is of the epoch before it
+        for epoch in range(9_997, 10_002):
+            trainer.full = epoch == 10_001  # could not be saved: what is there is of the epoch before it
             run.save_last(trainer)
             run.keep_epoch(epoch)
     kept = {path.name: path.read_text() for path in tmp_path.glob("epoch-*.pth")}
-    assert kept == {"epoch-0003.pth": "state 3", "epoch-0004.pth": "state 4"}
+    assert kept == {"epoch-9999.pth": "state 3", "epoch-10000.pth": "state 4"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"run": 3, "begun": []}', '{"run": "a"}', '{"run": "a", "begun": 1}'])

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -51,6 +52,16 @@ def test_absurd_sizes_are_refused_before_they_are_read(tmp_path, kind):
         file.truncate(1 << 40)  # takes no place on the disk
     with pytest.raises(UserError, match=r"x\.json: .*|jsonl: has 1,099,512 MB, of .* at most; choose another file"):
         {**READERS, "names": parse_label_names}[kind](path)
+
+
+def test_a_small_file_takes_little_memory_however_large_it_may_be(tmp_path):
+    (tmp_path / "x.json").write_text("[1]")
+    tracemalloc.start()
+    try:
+        assert read_json(tmp_path / "x.json") == [1]
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_archives_of_proposals(tmp_path):

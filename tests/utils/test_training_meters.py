@@ -83,7 +83,8 @@ def test_what_is_not_finite_stays_out_of_the_means():
     assert [meter.value()[0] for meter in meters.averages.values()] == [2.0, 3.0]
 
 
-@pytest.mark.parametrize("wrong", [{}, None, {"averages": {}}, {"rpn": torch.zeros(3, 3)}, {"roi": "x"}])
+@pytest.mark.parametrize("wrong", [{}, None, {"averages": {}}, {"rpn": torch.zeros(3, 3)}, {"roi": "x"},
+                                   {"n_found": []}, {"n_found": [1, 2]}, {"n_found": [[1, 2, 3]]}])  # fmt: skip
 def test_a_state_that_is_none(wrong):
     meters = TrainingMeters(NAMES, 3)
     state = None if wrong is None else TrainingMeters(NAMES, 3).state_dict() | wrong if wrong else {}
