@@ -95,6 +95,7 @@ class FasterRCNNTrainer(nn.Module):
         self._finite = FiniteCheck(self.optimizer, dict(faster_rcnn.named_parameters()))
         self.world = world
         untrained = {"rpn": ["faster_rcnn.head"], "head": ["faster_rcnn.rpn"], "both": []}[parts]
+        self._idle = [parameter for part in untrained for parameter in self.get_submodule(part).parameters()]
         vars(self)["_replica"] = replica(self, world, untrained)  # not among the modules: it holds this one
 
     def forward(self, imgs, bboxes, labels, scale, sizes=None, indices=None, rois=None):
@@ -362,10 +363,10 @@ class FasterRCNNTrainer(nn.Module):
             UserError: it is of this kind, but damaged.
         """
         try:
-            taken = take_up(self.optimizer, state)
+            taken = take_up(self.optimizer, state, self._idle)
         except ValueError as error:
             raise UserError(f"{path}: its optimizer's state can't be used ({error}); choose another file") from None
-        if not taken:  # of another kind (AdamW for SGD), or an older file's with a group for each parameter
+        if not taken:  # AdamW for SGD, an older file's with a group for each parameter, or the RPN's alone
             warn(f"{path}: its optimizer is of another kind; the optimizer starts afresh")
 
 

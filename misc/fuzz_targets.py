@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,9 @@ from data.coco_dataset import COCOBboxDataset
 from data.splits import open_split, sources
 from data.voc_dataset import VOCBboxDataset
 from data.voc_xml import read_annotation
-from model.zoo import build_model, model_from_checkpoint, names_in_order
-from utils.checkpoint import as_checkpoint, read_checkpoint
+from misc.fuzz_state import STORED, read_state, read_stored, states
+from model.zoo import names_in_order
+from utils.checkpoint import read_checkpoint
 from utils.command_options import ALL, COMMAND_OPTIONS, refuse_unread
 from utils.config import Config
 from utils.detections import Names, read_detections
@@ -29,11 +29,8 @@ from utils.event_log import FILE
 from utils.image_tool import image_sizes, read_image
 from utils.index_tool import FileIndex
 from utils.label_names import parse_label_names
-from utils.pace_tool import Pace
 from utils.proposal_tool import read_proposals
-from utils.resume_tool import Position, check_data, position_of, take_options, take_up, what_it_has_had
 from utils.run_tool import read_run
-from utils.show_tool import Show
 from utils.vis_tool import Visualizer
 
 
@@ -169,39 +166,6 @@ def _read_checkpoint(folder, content):
         names_in_order(checkpoint)
     Config().begin_with(checkpoint.config, set(ALL))
     Config().update_known(checkpoint.config)
-
-
-STORED = {
-    "config": {"model": "tiny", "label_names": ["cat", "dog"], "min_size": 96, "max_size": 160, "roi": "align"}
-    | {"anchor_scales": [2.0, 4], "anchor_ratios": [0.5, 1, 2], "rpn_n_test_pre_nms": 9, "nms_thresh": 0.3}
-    | {"input_mode": "caffe", "convention": "continuous", "class_agnostic": False, "env": "e", "schedule": "joint"},
-    "other_info": Position(epoch=1, step=2, total_step=2).info() | {"best_map": 0.5, "data": 7},
-    "show": Show(None, Pace(1), 1).state_dict() | {"best": [0.5, 1]},
-}
-
-
-@cache
-def _tiny():
-    return build_model("tiny", 2, ("cat", "dog")).state_dict()
-
-
-def _read_stored(_, content):
-    """What a checkpoint says of its network and its run."""
-    try:
-        stored = json.loads(content)
-    except (ValueError, RecursionError):  # not the reader's
-        return
-    checkpoint = as_checkpoint("x.pth", {"model": _tiny()} | (stored if isinstance(stored, dict) else {}))
-    with suppress(UserError):
-        model_from_checkpoint(checkpoint)
-    config = Config()
-    with suppress(UserError):
-        take_options(config, checkpoint, set(ALL))
-    with suppress(UserError):
-        at = position_of(checkpoint)
-        what_it_has_had(at, config, 1)
-        check_data(at, checkpoint, ["000001", "000002"], 1)
-    take_up(Show(None, Pace(1), 1), checkpoint)
 
 
 EVENTS = [
@@ -383,7 +347,8 @@ TARGETS = {
         "lines",
     ),
     "checkpoint": Target(_read_checkpoint, _checkpoints(), [*PICKLE, struct.pack("<q", 2**40)], "zip"),
-    "stored": Target(_read_stored, [json.dumps(STORED).encode()], NUMBERS, "json"),
+    "stored": Target(read_stored, [json.dumps(STORED).encode()], NUMBERS, "json"),
+    "state": Target(read_state, [*states()], NUMBERS, "json"),
     "options": Target(_parse_words, OPTIONS, NUMBERS + CHARACTERS + [b"--", b"=", b",", b"None", b"True", b"-", b"["]),
     "splits": Target(
         _open_splits,

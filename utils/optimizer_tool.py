@@ -1,18 +1,21 @@
 """An optimizer's state out of a file that may be anybody's: fused updates walk through memory as it says."""
 
-import math
-
 import torch
+
+from utils.json_tool import is_finite
 
 NAMES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}}
 NEVER_NEGATIVE = {"step", "exp_avg_sq"}
 
 
-def take_up(optimizer, state) -> bool:
+def take_up(optimizer, state, idle=()) -> bool:
     """Let `optimizer`, of a kind in `NAMES`, go on with the state dict of another one.
 
     Its numbers for each parameter and its learning rates are taken. Momentum, weight decay and the like stay this
     run's.
+
+    Args:
+        idle: parameters of `optimizer` that are never updated, and need no numbers.
 
     Returns:
         False where that one is of another kind, or has other parameters; nothing is taken then.
@@ -36,8 +39,11 @@ def take_up(optimizer, state) -> bool:
         places[number]: _checked(values, parameters[places[number]], NAMES[type(optimizer)])
         for number, values in stored.items()
     }
+    idle = {id(parameter) for parameter in idle}
+    if taken and any(place not in taken and id(one) not in idle for place, one in enumerate(parameters)):
+        return False  # it learned a part of the network: torch's fused SGD needs the momentum of all, or of none
     rates = [group["lr"] for group in groups]
-    if not all(type(rate) in (int, float) and 0 <= rate < math.inf for rate in rates):
+    if not all(is_finite(rate) and rate >= 0 for rate in rates):
         raise ValueError("a learning rate is no number from 0 on")
     groups = [group | {"lr": float(rate)} for group, rate in zip(own, rates, strict=True)]
     optimizer.load_state_dict({"state": taken, "param_groups": groups})

@@ -83,6 +83,18 @@ def test_another_kind_is_left(kind, change):
     assert same(fresh.state_dict(), before)
 
 
+def test_one_that_learned_a_part_of_the_network():
+    state = stepped(torch.optim.SGD)[1].state_dict()
+    del state["state"][1]
+    network, fresh = stepped(torch.optim.SGD, n=0)
+    assert not take_up(fresh, state)
+    assert not fresh.state
+    idle = network[1].weight.requires_grad_(False)
+    assert take_up(fresh, state, idle=[idle])
+    step(network, fresh)
+    assert idle not in fresh.state
+
+
 def test_adams_is_another_kind_than_sgds():
     assert not take_up(stepped(torch.optim.SGD)[1], stepped(torch.optim.AdamW)[1].state_dict())
     assert not take_up(stepped(torch.optim.AdamW)[1], stepped(torch.optim.SGD)[1].state_dict())
@@ -119,6 +131,7 @@ WRONG = {
     "names of parameters": lambda state: state["param_groups"][0].update(params=["a", "b"]),
     "rate NaN": lambda state: state["param_groups"][0].update(lr=math.nan),
     "rate below 0": lambda state: state["param_groups"][1].update(lr=-1.0),
+    "rate no float": lambda state: state["param_groups"][1].update(lr=10**400),
     "rate a text": lambda state: state["param_groups"][1].update(lr="x"),
 }
 
