@@ -25,7 +25,7 @@ from utils.command_options import ALL, COMMAND_OPTIONS, refuse_unread
 from utils.config import Config
 from utils.detections import Names, read_detections
 from utils.errors import UserError
-from utils.event_log import FILE
+from utils.event_log import FILE, EventLog
 from utils.image_tool import image_sizes, read_image
 from utils.index_tool import FileIndex
 from utils.label_names import parse_label_names
@@ -191,6 +191,7 @@ def _read_events(folder, content):
         vis.replay([json.loads(line) for line in content.rpartition(b"\n")[0].split(b"\n")], folder)
     finally:
         vis.close()
+    EventLog(folder, go_on_from=1, n_events=8).close()
     return run
 
 
