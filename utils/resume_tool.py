@@ -145,7 +145,8 @@ def position_of(state, n_parts: int = 1) -> Position:
     """Where the run was saved, of a schedule with so many parts. Raises UserError where the file does not say."""
     own = {name: state.other_info.get(name) for name in Position().info()}
     best, n_nonfinite = state.other_info.get("best_map"), state.other_info.get("n_nonfinite", 0)
-    if all(map(_is_count, [*own.values(), n_nonfinite])) and (best is None or (is_finite(best) and 0 <= best <= 1)):
+    can_be = best is None or (is_finite(best) and 0 <= best < 1.001)  # a mean of ones may be a little more
+    if can_be and all(map(_is_count, [*own.values(), n_nonfinite])):
         at = Position(**own)
         if 1 <= at.part <= n_parts and (at.total_step >= at.step if at.part > 1 else at.total_step == at.step):
             return at

@@ -70,7 +70,8 @@ def test_how_far_it_is():
     at = Position(epoch=2, batch=3, step=11, total_step=11)
     at.advance(1)
     assert at == Position(epoch=2, batch=4, step=12, total_step=12)
-    assert position_of(Checkpoint("x", {}, other_info=at.info() | {"best_map": 0.5})) == at
+    for best in (None, 0.0, 0.5, 1.0000000000000002):
+        assert position_of(Checkpoint("x", {}, other_info=at.info() | {"best_map": best})) == at
 
 
 @pytest.mark.parametrize(
