@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
@@ -31,12 +30,15 @@ from model.zoo import build_model, checkpoint_content
 from utils.checkpoint import as_checkpoint, fit_state_dict, read_state_dict, read_torch_file, save_checkpoint
 from utils.errors import UserError, run_program
 from utils.label_names import VOC_BBOX_LABEL_NAMES, parse_label_names
+from utils.safe_read import opened_npz
 
 TORCHVISION = {"convention": "torchvision", "min_size": 800, "max_size": 1333, "nms_thresh": 0.5, "max_dets": 100}
 SMALL = {"min_size": 320, "max_size": 640, "rpn_n_test_pre_nms": 150, "rpn_n_test_post_nms": 150}
 # his test_net.py leaves the long side as it comes
 JWYANG = {"convention": "py-faster-rcnn", "input_mode": "caffe", "rpn_min_size": 0, "max_dets": 100, "max_size": 6000}
 CHAINERCV = {"convention": "chainercv", "input_mode": "caffe"}
+
+MOST_CLASSES = 100_000  # a file of some megabytes may say that it has more than memory holds
 
 
 class Foreign(NamedTuple):
@@ -127,8 +129,10 @@ def from_jwyang(path, frozen_eps=None):
 
 def from_chainercv(path, frozen_eps=None):
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with opened_npz(path) as arrays:
             arrays = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except Exception:  # numpy answers damaged files with whatever breaks first
@@ -185,6 +189,8 @@ def convert(kind, path, label_names=None, frozen_eps=None):
         return model
     foreign = checked(read, kind, path, frozen_eps)
     n_fg_class = len(foreign.state["head.score.bias"]) - 1
+    if n_fg_class > MOST_CLASSES:
+        raise UserError(f"{path}: has {n_fg_class:,} classes, of {MOST_CLASSES:,} at most; choose another file")
     label_names = label_names or default_names(n_fg_class)
     if len(label_names) != n_fg_class:
         raise UserError(f"--label-names: {len(label_names)} names, but {path} has {n_fg_class} classes; name each")

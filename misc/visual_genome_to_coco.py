@@ -24,6 +24,7 @@ from utils.errors import UserError, run_program
 from utils.file_tool import whole_file
 from utils.json_tool import read_json
 from utils.progress_tool import progress_bar
+from utils.safe_read import read_bounded
 
 FOLDERS = ("VG_100K", "VG_100K_2")
 
@@ -54,7 +55,7 @@ def commonest(images, n):
 def read_names(path):
     """Name → its class, from lines of names with commas between, the class's own first."""
     try:
-        lines = Path(path).read_text("utf-8-sig").splitlines()
+        lines = read_bounded(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--names={path}: cannot be read ({error}); give a text with a class a line") from None
     classes = {}

@@ -253,7 +253,7 @@ MISTAKES = [
     (["train", "--voc-data-dir=toy", "--learning-rate=1"], ["--learning-rate", "unknown"]),
     (["train", "--voc-data-dir=toy", "--batchsize=1"], ["did you mean --batch-size?"]),
     (["train", "--voc-data-dir=toy", "--lr=fast"], ["--lr=fast", "a number"]),
-    (["train", "--voc-data-dir=toy", "--epoch=-1"], ["--epoch=-1", "at least 1"]),
+    (["train", "--voc-data-dir=toy", "--epoch=-1"], ["--epoch=-1", "from 1 to"]),
     (["train", "--voc-data-dir=toy", "--use-drop=maybe"], ["--use-drop=maybe", "True or False"]),
     (["train", "--voc-data-dir=toy", "--use-chainer=True"], ["--use-chainer"]),
     (["train", "--voc-data-dir=toy", "--model=vgg61"], ["--model=vgg61", "did you mean vgg16?"]),

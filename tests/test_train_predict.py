@@ -155,3 +155,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(home, command, words, needles):
     for needle in needles:
         assert needle in lines[0]
     assert (home / "clip.mp4").read_bytes() == before
+
+
+def test_what_could_not_be_written_is_known_before_the_work(home, tmp_path):
+    for name in ("scores_classes.csv", "seen/detections.json", "texts/comp4_det_val_circle.txt"):
+        (tmp_path / name).mkdir(parents=True)
+    load = f"--load-path={home}/runs/first/last.pth"
+    words = ["eval", load, f"--voc-data-dir={home}/toy", "--test-num-workers=0"]
+    for more in (["--out=scores.json"], ["--save-detections=texts"]):
+        done = run(tmp_path, *words, *more, code=2)
+        assert done.stderr.splitlines()[-1].endswith("choose another file") or "choose another" in done.stderr
+        assert "eval on" not in done.stderr
+        assert not (tmp_path / "scores.json").exists()
+    done = run(tmp_path, "predict", load, f"--image={home}/toy/JPEGImages", "--out=seen", code=2)
+    assert "seen: can't be written" in done.stderr
+    assert not [*(tmp_path / "seen").glob("*.jpg")]

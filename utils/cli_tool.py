@@ -16,7 +16,7 @@ import torch
 
 from utils.dist_tool import ALONE, of_environment
 from utils.errors import UserError, error_line
-from utils.file_tool import prepare_file
+from utils.file_tool import prepare_file, prepare_folder
 from utils.help_tool import HELP, command_help, overview
 from utils.terminal_tool import as_follower, say
 
@@ -90,15 +90,19 @@ def writing(path):
         raise UserError(f"--out={path}: can't be written ({error.strerror}); choose another file") from None
 
 
-def make_room(path):
-    """Make the folder of a file that will be written, and refuse a path that can't be one: before the work."""
-    with writing(path):
-        prepare_file(path)
+def make_room(*paths):
+    """Make the folder of files that will be written, and refuse a path that can't be one: before the work."""
+    for path in paths:
+        with writing(path):
+            prepare_folder(os.path.dirname(path) or ".")
+            prepare_file(path)
 
 
 def beside(stem, end):
     """A path beside the file or folder `stem` that is named after it: `stem` followed by `end`."""
     stem = Path(stem) if Path(stem).name else Path(stem).absolute()  # '.' has no name
+    if not stem.name:
+        raise UserError(f"{stem}: a folder; name a file")
     return stem.with_name(stem.name + end)
 
 

@@ -3,6 +3,7 @@
 Only `train.py` and `trainer.py` read `opt`; everything below them takes plain arguments.
 """
 
+import os
 from dataclasses import dataclass, fields
 
 from utils.errors import UserError
@@ -303,6 +304,10 @@ class Config(OptionSet):
             raise UserError(
                 f"--train-sizes: {max(after['train_sizes'])} is more than --max-size={after['max_size']}; make it less"
             )
+        places = {os.path.realpath(after[name]): name for name in ("load_path", "detections") if after[name]}
+        for name in filter(after.get, ("save_detections", "out")):
+            if (other := places.setdefault(os.path.realpath(after[name]), name)) != name:
+                raise UserError(f"{flag(name)}={after[name]}: is {flag(other)} too, and would be lost; choose another")
         if after["quiet"] and after["verbose"]:
             raise UserError("--quiet and --verbose: say how much is to be said; give one of them")
         if after["load_path"] and after["finetune"]:

@@ -114,10 +114,9 @@ def make_room_for_detections(path, rpn_only, names: Names):
         alike = [name for name in names.category_ids if file_names[path_part(name)] > 1]
         raise UserError(f"--save-detections={path}: {' and '.join(alike)} would share a file; write a .json")
     try:
-        if _is_json(path):
-            prepare_file(path)
-        else:
-            prepare_folder(path)
+        prepare_folder(path.parent if _is_json(path) else path)
+        for file in [path] if _is_json(path) else path.glob("comp4_det_*.txt"):
+            prepare_file(file)
     except OSError as error:
         raise UserError(f"--save-detections={path}: can't be written ({error.strerror}); choose another") from None
 

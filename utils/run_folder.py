@@ -176,11 +176,13 @@ class RunFolder:
 
 def _refuse_others(folder):
     """Raise UserError where a run in `folder`, which may be a stranger's, would write elsewhere, or could not write."""
-    for name in (*FILES_IN_PLACE, *FOLDERS_IN_PLACE, LAST, PREVIOUS, BEST):
-        path = folder / name
-        if path.is_symlink() and not name.endswith(".pth"):  # those are moved into place, not written there
+    in_place = [folder / name for name in (*FILES_IN_PLACE, *FOLDERS_IN_PLACE)]
+    for path in in_place:
+        if path.is_symlink():
             raise UserError(f"{path}: is a link, and a run writes there; remove it, or choose another --name")
-        if path.exists() and not (path.is_dir() if name in FOLDERS_IN_PLACE else path.is_file()):
+    moved = [path for end in ("*.pth", "*_proposals.npz") for path in folder.glob(end)]  # into their place
+    for path in in_place + moved:
+        if path.exists() and not (path.is_dir() if path.name in FOLDERS_IN_PLACE else path.is_file()):
             raise UserError(f"{path}: is not what a run has there; remove it, or choose another --name")
 
 

@@ -52,6 +52,14 @@ class Scores(NamedTuple):
         rows = zip(zip(*columns, strict=True), self.curves.best, strict=True)
         return [header, *((*row, *best) for row, best in rows)]
 
+    @staticmethod
+    def paths(path) -> dict[str, Path]:
+        """Name of a table → the CSV file that `write` makes of it beside `path`."""
+        path = Path(path)
+        return {
+            name: path.with_name(f"{path.stem}_{name}.csv") for name in ("classes", "curves", "confusion", "errors")
+        }
+
     def write(self, path, about: dict) -> list[Path]:
         """Write `path`, a JSON that begins with `about`, and beside it CSV files of its tables. Returns all paths.
 
@@ -61,7 +69,7 @@ class Scores(NamedTuple):
         path = Path(path)
         tables = {"classes": self.by_class(), "curves": self.curves.rows(), "confusion": self.confusion.rows(),
                   "errors": self.errors.rows()}  # fmt: skip
-        paths = {name: path.with_name(f"{path.stem}_{name}.csv") for name in tables}
+        paths = self.paths(path)
         try:
             with whole_file(path) as partial:
                 document = json.dumps(about | self.to_json(), indent=1, ensure_ascii=False)

@@ -1,6 +1,7 @@
 """misc/convert_checkpoint.py: detectors of other systems and ours, after conversion, see the same."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -285,3 +286,17 @@ def test_too_few_names(tmp_path):
     torch.save(torchvisions("fasterrcnn_mobilenet_v3_large_fpn", n_class=4).state_dict(), tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"2 names, but .* 3 classes"):
         convert("fasterrcnn_mobilenet_v3_large_fpn", tmp_path / "x.pth", ("a", "b"))
+
+
+def test_an_npz_is_read_as_a_strangers(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    np.savez_compressed(tmp_path / "bomb.npz", **{"head/score/b": np.zeros(10**7, np.float32)})
+    for name, told in (("pipe", "a pipe or a device"), ("bomb.npz", "not an npz file of plain arrays")):
+        with pytest.raises(UserError, match=told):
+            convert("chainercv_vgg16", tmp_path / name)
+
+
+def test_more_classes_than_memory_holds(tmp_path):
+    torch.save({"roi_heads.box_predictor.cls_score.bias": torch.zeros(3_000_000)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="has 2,999,999 classes, of 100,000 at most"):
+        convert("fasterrcnn_resnet50_fpn", tmp_path / "x.pth")

@@ -125,3 +125,13 @@ def test_wrong_arguments_end_with_code_2(tmp_path, monkeypatch, capsys, wrong):
     assert leave.value.code == 2
     assert capsys.readouterr().err
     assert not (tmp_path / "voc").exists()
+
+
+def test_a_link_leads_nothing_elsewhere(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/000001.jpg").write_text("precious")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/JPEGImages").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="holds JPEGImages, which this program did not write"):
+        maker.make_toy_voc(tmp_path / "new", n_train=1, n_val=0)
+    assert (tmp_path / "mine/000001.jpg").read_text() == "precious"

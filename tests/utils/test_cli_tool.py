@@ -68,6 +68,13 @@ def test_a_name_that_no_file_system_has_is_2_and_one_line(tmp_path, monkeypatch,
         assert "the name is too long; give a shorter one" in err
 
 
+@pytest.mark.parametrize("words", [["eval", "--load-path=/"], ["propose", "--load-path=/"], ["eval", "--detections=/"]])
+def test_a_folder_without_a_name_is_2_and_one_line(words, monkeypatch, capsys):
+    monkeypatch.setattr(train, "opt", Config())
+    assert run_command(train.COMMANDS, words, fire) == 2
+    assert capsys.readouterr().err == "error: /: a folder; name a file\n"
+
+
 def test_mistake_of_ours_keeps_its_traceback(commands):
     with pytest.raises(ZeroDivisionError, match="ours"):
         run_command(commands, ["crash"], fire)

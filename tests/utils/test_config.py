@@ -383,3 +383,13 @@ def test_the_options_as_words_give_the_same_options():
     words = dict(word.removeprefix("--").split("=", 1) for word in config.words())
     assert Config().parse(words) == config
     assert Config().words() == []
+
+
+@pytest.mark.parametrize("read", ["load_path", "detections", "save_detections"])
+def test_nothing_is_written_over_what_is_read(tmp_path, monkeypatch, read):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "a.json")
+    for out in ("a.json", "./a.json", str(tmp_path / "a.json"), "link"):
+        with pytest.raises(UserError, match=rf"^--[-a-z]*={out}: is --[-a-z]* too, and would be lost; choose another$"):
+            Config().parse({read: "a.json", "out": out})
+    Config().parse({read: "a.json", "out": "b.json"})

@@ -74,3 +74,19 @@ def test_what_writers_left_that_were_killed_is_removed(tmp_path):
     (tmp_path / ".hidden").write_text("of somebody else")
     remove_partials(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [".hidden"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a device"])
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path, kind):
+    """Root may replace /dev/null, and then it is no device any more."""
+    path = tmp_path / "x"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(os.devnull)
+    with pytest.raises(OSError, match="a folder, a pipe or a device"):
+        write(path, "new")
+    assert not path.is_file()
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]

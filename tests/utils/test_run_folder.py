@@ -106,7 +106,9 @@ def test_a_link_leads_no_writer_elsewhere(tmp_path, name, is_there):
     assert target.read_text() == "precious" if is_there else not target.exists()
 
 
-@pytest.mark.parametrize("name", ["last.pth", "previous.pth", "best.pth", ".lock", "events.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["last.pth", "previous.pth", "step2.pth", "step3_proposals.npz", ".lock", "events.jsonl"]
+)
 def test_what_could_not_be_written_is_told_at_the_start(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=f"{name}: is not what a run has there"), RunFolder(tmp_path, goes_on=True):
