@@ -275,7 +275,7 @@ def evaluate_file(args, kwargs, world):
         raise UserError("give --load-path, a checkpoint such as runs/NAME/best.pth, or --detections; one of the two")
     of = opt.detections or os.path.splitext(opt.load_path)[0]
     path = Path(opt.out or beside(of, f"_eval_{path_part(opt.val_split)}.json"))
-    make_room(path, *Scores.paths(path).values())
+    make_room(*Scores.files(path))
     if opt.detections:
         refuse_several("eval --detections")
         names = parse_label_names(opt.label_names) if opt.label_names else None

@@ -211,8 +211,8 @@ def prepare_folder(out: Path, names: list[str]) -> None:
         raise UserError(f"{out}: is a file; name a new or empty folder")
     manifest = out / MANIFEST
     made = set(manifest.read_text("utf-8", "replace").splitlines()) if manifest.is_file() else set()
-    links = (path for path in out.rglob("*") if path.is_symlink() or not path.is_dir())  # a link leads elsewhere
-    present = {path.relative_to(out).as_posix() for path in links}
+    found = (path for path in out.rglob("*") if path.is_symlink() or not path.is_dir())  # a link may lead to a folder
+    present = {path.relative_to(out).as_posix() for path in found}
     if foreign := sorted(present - made):
         raise UserError(f"{out}: holds {foreign[0]}, which this program did not write; name a new or empty folder")
     for name in present.difference(names):

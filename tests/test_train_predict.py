@@ -164,7 +164,7 @@ def test_what_could_not_be_written_is_known_before_the_work(home, tmp_path):
     words = ["eval", load, f"--voc-data-dir={home}/toy", "--test-num-workers=0"]
     for more in (["--out=scores.json"], ["--save-detections=texts"]):
         done = run(tmp_path, *words, *more, code=2)
-        assert done.stderr.splitlines()[-1].endswith("choose another file") or "choose another" in done.stderr
+        assert "choose another" in done.stderr.splitlines()[-1]
         assert "eval on" not in done.stderr
         assert not (tmp_path / "scores.json").exists()
     done = run(tmp_path, "predict", load, f"--image={home}/toy/JPEGImages", "--out=seen", code=2)

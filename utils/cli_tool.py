@@ -16,7 +16,7 @@ import torch
 
 from utils.dist_tool import ALONE, of_environment
 from utils.errors import UserError, error_line
-from utils.file_tool import prepare_file, prepare_folder
+from utils.file_tool import prepare_file
 from utils.help_tool import HELP, command_help, overview
 from utils.terminal_tool import as_follower, say
 
@@ -94,7 +94,6 @@ def make_room(*paths):
     """Make the folder of files that will be written, and refuse a path that can't be one: before the work."""
     for path in paths:
         with writing(path):
-            prepare_folder(os.path.dirname(path) or ".")
             prepare_file(path)
 
 

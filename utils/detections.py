@@ -22,7 +22,7 @@ import numpy as np
 
 from utils.bbox_tools import xywh2yxyx, yx2xy, yxyx2xywh
 from utils.errors import UserError
-from utils.file_tool import prepare_file, prepare_folder, text_lines, whole_file
+from utils.file_tool import prepare_file, prepare_folder, refuse_no_file, text_lines, whole_file
 from utils.json_tool import MAX_JSON_BYTES, id_key, id_number, is_finite, read_json
 from utils.safe_read import read_bounded
 
@@ -114,9 +114,12 @@ def make_room_for_detections(path, rpn_only, names: Names):
         alike = [name for name in names.category_ids if file_names[path_part(name)] > 1]
         raise UserError(f"--save-detections={path}: {' and '.join(alike)} would share a file; write a .json")
     try:
-        prepare_folder(path.parent if _is_json(path) else path)
-        for file in [path] if _is_json(path) else path.glob("comp4_det_*.txt"):
-            prepare_file(file)
+        if _is_json(path):
+            prepare_file(path)
+        else:
+            prepare_folder(path)
+            for file in path.glob("comp4_det_*.txt"):
+                refuse_no_file(file)
     except OSError as error:
         raise UserError(f"--save-detections={path}: can't be written ({error.strerror}); choose another") from None
 

@@ -15,9 +15,9 @@ def problem_of(event) -> str | None:
     kind, step, at = event["kind"], event.get("step"), event.get("time")
     if not is_finite(at) or not 0 < at < MOST / 1e6:
         return "has no time"
-    if not isinstance(step, int) or not 0 <= step < MOST:
+    if not is_count(step):
         return "has no step"
-    if not isinstance(event.get("n", 0), int) or not 0 <= event.get("n", 0) < MOST:
+    if not is_count(event.get("n", 0)):
         return "has no number"
     if kind == "point":
         fits = (
@@ -40,6 +40,11 @@ def problem_of(event) -> str | None:
     else:
         fits = True  # of a later version
     return None if fits else f"is no {kind}"
+
+
+def is_count(value) -> bool:
+    """Whether it is a whole number from 0 that a float can hold."""
+    return isinstance(value, int) and 0 <= value < MOST
 
 
 def is_matrix(value) -> bool:

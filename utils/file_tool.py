@@ -20,7 +20,8 @@ def whole_file(path, predecessor=None, durable=True):
         durable: False does not wait until the disk has it: for what is worth less than the wait.
     """
     path = Path(path)
-    prepare_file(path)
+    refuse_no_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # a name of its own, not a longer one: that of `path` may be as long as a file system has them
     partial = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.tmp")
     try:
@@ -82,10 +83,15 @@ def prepare_folder(folder):
 
 
 def prepare_file(path):
-    """Make the folder of a file that will be written. Raises OSError, also where `path` is a folder or a device."""
+    """`prepare_folder` for a file that will be written. Raises OSError, also where `path` is no file."""
+    refuse_no_file(path)
+    prepare_folder(os.path.dirname(path) or ".")
+
+
+def refuse_no_file(path):
+    """Raise OSError where `path` is there, and is no file."""
     if os.path.exists(path) and not os.path.isfile(path):  # what takes the place of /dev/null is no device any more
         raise OSError(errno.EINVAL, "it is a folder, a pipe or a device")
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
 
 
 def text_lines(text):

@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.draw_tool import draw_bboxes
 from utils.errors import UserError
-from utils.file_tool import prepare_file, prepare_folder, whole_file
+from utils.file_tool import prepare_folder, refuse_no_file, whole_file
 from utils.image_tool import IMAGE_SUFFIXES, read_image, write_jpeg
 from utils.inference_tool import in_chunks
 from utils.precision_tool import amp_dtype, autocast
@@ -112,7 +112,7 @@ def predict_files(model, paths, out_dir, n_together=1, save=("pictures", "json")
             voc = VOCWriter(out_dir, sources, overwrite) if "voc" in save else None
             drawings = _Drawings(out_dir)
             if "json" in save:
-                prepare_file(out_dir / "detections.json")
+                refuse_no_file(out_dir / "detections.json")
                 stack.callback(_write_json, out_dir / "detections.json", records)
             if voc:
                 stack.callback(voc.close)

@@ -12,7 +12,7 @@ from utils.command_options import options_of, refuse_unread, refuse_without_need
 from utils.dashboard_tool import from_environment
 from utils.dist_tool import refuse_several
 from utils.errors import UserError
-from utils.event_check import MOST
+from utils.event_check import is_count
 from utils.json_tool import is_finite
 from utils.run_folder import LAST, PREVIOUS, free_run_dir, read_facts
 from utils.terminal_tool import QUIET, USUAL, VERBOSE, detail, set_verbosity, warn
@@ -162,7 +162,7 @@ def n_recorded(state) -> int | None:
 
 
 def _is_count(value):
-    return type(value) is int and 0 <= value < MOST
+    return not isinstance(value, bool) and is_count(value)
 
 
 def what_it_has_had(at: Position, opt, n_parts: int) -> str | None:

@@ -53,12 +53,11 @@ class Scores(NamedTuple):
         return [header, *((*row, *best) for row, best in rows)]
 
     @staticmethod
-    def paths(path) -> dict[str, Path]:
-        """Name of a table → the CSV file that `write` makes of it beside `path`."""
+    def files(path) -> list[Path]:
+        """What `write` writes: `path`, and beside it the CSV files of the classes, curves, confusions and errors."""
         path = Path(path)
-        return {
-            name: path.with_name(f"{path.stem}_{name}.csv") for name in ("classes", "curves", "confusion", "errors")
-        }
+        tables = "classes", "curves", "confusion", "errors"
+        return [path, *(path.with_name(f"{path.stem}_{name}.csv") for name in tables)]
 
     def write(self, path, about: dict) -> list[Path]:
         """Write `path`, a JSON that begins with `about`, and beside it CSV files of its tables. Returns all paths.
@@ -66,21 +65,19 @@ class Scores(NamedTuple):
         Raises:
             UserError: one can't be written.
         """
-        path = Path(path)
-        tables = {"classes": self.by_class(), "curves": self.curves.rows(), "confusion": self.confusion.rows(),
-                  "errors": self.errors.rows()}  # fmt: skip
-        paths = self.paths(path)
+        path, *csv_paths = files = self.files(path)
+        tables = self.by_class(), self.curves.rows(), self.confusion.rows(), self.errors.rows()
         try:
             with whole_file(path) as partial:
                 document = json.dumps(about | self.to_json(), indent=1, ensure_ascii=False)
                 partial.write_text(document, "utf-8", errors="backslashreplace")  # names that are no UTF-8
-            for name, rows in tables.items():
+            for csv_path, rows in zip(csv_paths, tables, strict=True):
                 csv_file = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-                with whole_file(paths[name]) as partial, partial.open("w", **csv_file) as file:
+                with whole_file(csv_path) as partial, partial.open("w", **csv_file) as file:
                     csv.writer(file).writerows([_shown(value) for value in row] for row in rows)
         except OSError as error:
             raise UserError(f"{path}: can't be written ({error.strerror or error}); name another --out") from None
-        return [path, *paths.values()]
+        return files
 
 
 def _shown(value):

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from tests.no_file import make_no_file
 from utils.file_tool import remove_partials, whole_file
 
 
@@ -76,16 +77,11 @@ def test_what_writers_left_that_were_killed_is_removed(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [".hidden"]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a device"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", os.devnull])
 def test_what_is_no_file_is_not_replaced_by_one(tmp_path, kind):
     """Root may replace /dev/null, and then it is no device any more."""
     path = tmp_path / "x"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to(os.devnull)
+    make_no_file(path, kind)
     with pytest.raises(OSError, match="a folder, a pipe or a device"):
         write(path, "new")
     assert not path.is_file()

@@ -1,7 +1,6 @@
 """Pictures that are not what they say: enormous, cut, programs, no files."""
 
 import io
-import os
 import struct
 import subprocess
 import zlib
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from tests.no_file import make_no_file
 from utils import image_tool
 from utils.errors import UserError
 from utils.image_tool import MAX_PIXELS, image_sizes, read_image
@@ -107,12 +107,7 @@ def test_pictures_of_any_kind_under_the_name_of_a_jpeg(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "folder", "loop"])
 def test_what_is_no_file(tmp_path, kind):
     path = tmp_path / "a.jpg"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to(path if kind == "loop" else kind)
+    make_no_file(path, kind)
     for read in (read_image, image_sizes):
         with pytest.raises(UserError, match=r"a\.jpg: .*replace or remove the file"):
             read(path)

@@ -31,6 +31,7 @@ from tests.evil_files import (
     write_archive,
     write_stream,
 )
+from tests.no_file import make_no_file
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 
@@ -245,7 +246,7 @@ def test_sizes_that_the_directory_makes_up(tmp_path):
 @pytest.mark.parametrize("device", ["pipe", "/dev/zero", "/dev/null"])
 def test_what_is_no_file_does_not_hang(tmp_path, device):
     path = tmp_path / "x.pth"
-    os.mkfifo(path) if device == "pipe" else path.symlink_to(device)
+    make_no_file(path, device)
     with pytest.raises(UserError, match="a pipe or a device, not a file"):
         read_checkpoint(path)
 

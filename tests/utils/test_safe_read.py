@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from tests.no_file import make_no_file
 from utils import terminal_tool
 from utils.detections import Names, read_detections
 from utils.errors import UserError
@@ -34,12 +35,7 @@ READERS = {
 @pytest.mark.parametrize("what", ["pipe", "/dev/zero", "folder"])
 def test_what_is_no_file_is_one_line(tmp_path, kind, what):
     path = tmp_path / (FILE if kind == "events" else "x.json")
-    if what == "pipe":
-        os.mkfifo(path)
-    elif what == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to(what)
+    make_no_file(path, what)
     with pytest.raises(IsADirectoryError if (kind, what) == ("bytes", "folder") else UserError) as error:
         READERS[kind](path)
     assert "\n" not in str(error.value)
