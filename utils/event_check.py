@@ -1,10 +1,7 @@
 """Whether what stands in the log of a run is what its kind says: the file may be of a later version, or no log."""
 
-import re
-
 from utils.json_tool import is_finite
 
-_HALF = re.compile("[\ud800-\udfff]")
 MOST = 2**53  # of a step, and of seconds a millionth: what a float and a calendar can hold
 
 
@@ -62,8 +59,7 @@ def _numbers(values):
 
 
 def _text(value):
-    """What UTF-8 can write: JSON may have halves of characters."""
-    return isinstance(value, str) and not _HALF.search(value)
+    return isinstance(value, str)
 
 
 def _texts(values):

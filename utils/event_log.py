@@ -127,7 +127,7 @@ class EventLog:
     def _write(self, event):
         with self._lock:
             if not self._file.closed:
-                self._unwritten += _line(event).encode()
+                self._unwritten += _line(event)
                 self._write_out()
 
     def _write_out(self, now=False):
@@ -284,7 +284,7 @@ def _keep_until(folder, step, n_events):
     """Leave out what was recorded after a checkpoint; the file is whole at any moment. Returns the next number."""
     path = folder / FILE
     if path.exists():
-        with whole_file(path) as partial, partial.open("w", encoding="utf-8") as kept:
+        with whole_file(path) as partial, partial.open("wb") as kept:
             for event in read_events(folder):
                 recorded = event["step"] <= step and (n_events is None or event.get("n", -1) < n_events)
                 if recorded and event["kind"] != "end":
@@ -293,7 +293,8 @@ def _keep_until(folder, step, n_events):
 
 
 def _line(event):
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n"
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # half a character, of a name that is no UTF-8, is JSON's escape
 
 
 def _file_name(win):
